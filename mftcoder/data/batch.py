@@ -1,0 +1,34 @@
+"""A micro-batch: what the model sees and which positions count."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of T tokens, of which S positions are supervised and belong to N samples.
+
+    ``supervised`` holds the flat indices (into B·T) of the positions whose *next* token is a target. It is made on the
+    host, so that selecting them never makes an accelerator wait; a target is never in another segment than its position.
+    """
+
+    input_ids: Tensor  # [B, T] int64
+    segment_ids: Tensor  # [B, T] int64; 1, 2, … within a row; 0 = padding
+    position_ids: Tensor  # [B, T] int64; restart at each segment when samples are isolated
+    task_ids: Tensor  # [B] int64; a row holds one task
+    supervised: Tensor  # [S] int64
+    targets: Tensor  # [S] int64
+    sample_ids: Tensor  # [S] int64; which of the N samples each position belongs to
+    sample_keys: Tensor  # [N] int64; the samples' ids in their shard (unique within task and split)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on ``device``; copies do not block."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        return replace(self, **moved)
+
+    @property
+    def supervised_tasks(self) -> Tensor:
+        """[S]: the task of each supervised position."""
+        return self.task_ids[self.supervised // self.input_ids.shape[1]]

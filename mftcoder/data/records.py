@@ -1,0 +1,253 @@
+"""One record of any supported format -> ``Conversation`` or ``Text``.
+
+``RECORD_FORMATS`` is the table of formats: a row says how to recognise a record and how to read it. All formats take an
+optional ``group`` (source file, conversation …): samples of one group are never divided among splits.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mftcoder.config.schema import Task
+from mftcoder.data.sources import read_file, source_files
+from mftcoder.errors import MftcoderError
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str  # system, user, assistant or tool
+    content: str
+    supervised: bool  # the model learns to write it; only ever true of the assistant's
+    fields: Mapping[str, Any] = field(default_factory=dict)  # tool_calls, name …: what else a chat template may use
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages that a chat template renders to one sample."""
+
+    messages: tuple[Message, ...]
+    group: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    where: str = field(default="sample", compare=False)  # for error messages
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text, supervised from its second token on."""
+
+    text: str
+    group: str | None = None
+    where: str = field(default="sample", compare=False)
+
+
+class Format(NamedTuple):
+    """A row of ``RECORD_FORMATS``."""
+
+    detect: Callable[[Record], bool]
+    parse: Callable[[Record, str], Conversation | Text]  # of a detected record and its place; raises MftcoderError
+
+
+class Turns(NamedTuple):
+    """How a list of turns is spelt: the record's key, each turn's keys, and the names of the roles."""
+
+    key: str
+    role: str
+    content: str
+    roles: Mapping[str, str]  # spelling -> role
+    expected: str  # the spellings, in words
+
+
+_MESSAGES = Turns(
+    "messages",
+    "role",
+    "content",
+    {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"},
+    "system, user, assistant or tool (or developer)",
+)
+_CHAT_ROUNDS = Turns(
+    "chat_rounds",
+    "role",
+    "content",
+    {"system": "system"}
+    | dict.fromkeys(["user", "human"], "user")
+    | dict.fromkeys(["assistant", "bot", "gpt"], "assistant"),
+    "system, user or assistant (or human, bot)",
+)
+_SHAREGPT = Turns(
+    "conversations",
+    "from",
+    "value",
+    {"system": "system"}
+    | dict.fromkeys(["human", "user"], "user")
+    | dict.fromkeys(["gpt", "assistant", "chatgpt", "bot", "function_call"], "assistant")
+    | dict.fromkeys(["tool", "observation"], "tool"),
+    "system, human, gpt, function_call or observation (or user, assistant, tool)",
+)
+_PAIRS = (
+    ("prompt", "answer"),
+    ("prompt", "response"),
+    ("input", "output"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "response"),
+    ("question", "answer"),
+    ("query", "answer"),
+)
+
+
+def _parse_turns(turns: Turns, record: Record, where: str, *, alternating: bool = False) -> Conversation:
+    entries = record[turns.key]
+    if not isinstance(entries, list) or not entries:
+        raise MftcoderError(f"{where}: {turns.key} must be a list of at least one message; found {_shown(entries)}.")
+    messages = [_system(record, where)] if "system" in record else []
+    for index, entry in enumerate(entries):
+        place = f"{where}: {turns.key}[{index}]"
+        if not isinstance(entry, dict):
+            raise MftcoderError(f"{place} must be an object; found {_shown(entry)}.")
+        message = _message(turns, entry, place)
+        before = messages[-1].role if messages else "the start"
+        if message.role == "system" and messages:
+            raise MftcoderError(f"{place}.{turns.role}: a system message must come first; found it after {before}.")
+        due = "assistant" if before == "user" else "user"
+        if alternating and message.role not in ("system", due):
+            raise MftcoderError(
+                f"{place}.{turns.role} must be {due} after {before}; found {_shown(entry[turns.role])}."
+            )
+        messages.append(message)
+    return Conversation(tuple(messages), _group(record, where), _tools(record, where), where)
+
+
+def _message(turns: Turns, entry: Record, place: str) -> Message:
+    spelling = entry.get(turns.role)
+    if not isinstance(spelling, str) or spelling not in turns.roles:
+        raise MftcoderError(f"{place}.{turns.role} must be {turns.expected}; found {_shown(spelling)}.")
+    fields = {k: v for k, v in entry.items() if k not in (turns.role, turns.content, "train") and v is not None}
+    content = entry.get(turns.content)
+    if content is None and "tool_calls" in fields:
+        content = ""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise MftcoderError(f"{place}.{turns.content} must be a string; found {_shown(content)}.")
+    train = entry.get("train", True)
+    if not isinstance(train, bool):
+        raise MftcoderError(f"{place}.train must be true or false; found {_shown(train)}.")
+    role = turns.roles[spelling]
+    return Message(role, content, supervised=train and role == "assistant", fields=fields)
+
+
+def _parse_pair(keys: tuple[str, str], record: Record, where: str) -> Conversation:
+    prompt, answer = (_string(record, key, where) for key in keys)
+    messages = [_system(record, where)] if "system" in record else []
+    messages += [Message("user", prompt, supervised=False), Message("assistant", answer, supervised=True)]
+    return Conversation(tuple(messages), _group(record, where), (), where)
+
+
+def _parse_alpaca(record: Record, where: str) -> Conversation:
+    context = _string(record, "input", where) if record.get("input") else ""
+    prompt = "\n".join(filter(None, [_string(record, "instruction", where), context]))
+    return _parse_pair(("instruction", "output"), {**record, "instruction": prompt}, where)
+
+
+def _parse_pairs(record: Record, where: str) -> Conversation:
+    found = [pair for pair in _PAIRS if all(key in record for key in pair)]
+    if len(found) > 1:
+        spelt = " and ".join("/".join(pair) for pair in found)
+        raise MftcoderError(f"{where}: one pair of prompt and answer is needed; found {spelt}. Keep one of them.")
+    return _parse_pair(found[0], record, where)
+
+
+def _parse_text(record: Record, where: str) -> Text:
+    return Text(_string(record, "text", where), _group(record, where), where)
+
+
+RECORD_FORMATS: Mapping[str, Format] = {  # detection takes the first that fits
+    "messages": Format(lambda r: "messages" in r, lambda r, where: _parse_turns(_MESSAGES, r, where)),
+    "chat_rounds": Format(
+        lambda r: "chat_rounds" in r, lambda r, where: _parse_turns(_CHAT_ROUNDS, r, where, alternating=True)
+    ),
+    "sharegpt": Format(lambda r: "conversations" in r, lambda r, where: _parse_turns(_SHAREGPT, r, where)),
+    "alpaca": Format(lambda r: "instruction" in r and "output" in r, _parse_alpaca),
+    "prompt_completion": Format(
+        lambda r: "prompt" in r and "completion" in r, lambda r, where: _parse_pair(("prompt", "completion"), r, where)
+    ),
+    "pairs": Format(lambda r: any(prompt in r and answer in r for prompt, answer in _PAIRS), _parse_pairs),
+    "text": Format(lambda r: "text" in r, _parse_text),
+}
+
+
+def record_format(task: Task) -> str:
+    """The record format of a task: as its config says, or that of its first record.
+
+    Raises MftcoderError if the format is unknown or the first record fits none.
+    """
+    known = ", ".join(RECORD_FORMATS)
+    if task.format in RECORD_FORMATS:
+        return task.format
+    if task.format != "auto":
+        raise MftcoderError(f'data.tasks "{task.name}": format must be auto, {known}; found "{task.format}".')
+    where, record = next(read_file(source_files(task)[0]))
+    detected = _detect(record)
+    if detected is None:
+        raise MftcoderError(f"{where}: fits none of the record formats {known}; found keys {_shown(list(record))}.")
+    return detected
+
+
+def read_records(task: Task) -> Iterator[Conversation | Text]:
+    """The records of a task, in the order of its files and lines; nothing is held in memory.
+
+    Raises MftcoderError, with file and line, at the first record that is broken or of another format than the first.
+    """
+    name = record_format(task)
+    for file in source_files(task):
+        for where, record in read_file(file):
+            if not RECORD_FORMATS[name].detect(record):
+                other = _detect(record)
+                found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
+                raise MftcoderError(
+                    f'{where}: task "{task.name}" has format {name}; found {found}. Use one format per task.'
+                )
+            yield RECORD_FORMATS[name].parse(record, where)
+
+
+def _detect(record: Record) -> str | None:
+    return next((name for name, row in RECORD_FORMATS.items() if row.detect(record)), None)
+
+
+def _string(record: Record, key: str, where: str) -> str:
+    if not isinstance(record.get(key), str):
+        raise MftcoderError(f"{where}: {key} must be a string; found {_shown(record.get(key))}.")
+    return record[key]
+
+
+def _system(record: Record, where: str) -> Message:
+    return Message("system", _string(record, "system", where), supervised=False)
+
+
+def _group(record: Record, where: str) -> str | None:
+    group = record.get("group")
+    if group is not None and not isinstance(group, str | int):
+        raise MftcoderError(f"{where}: group must be a string or an integer; found {_shown(group)}.")
+    return None if group is None else str(group)
+
+
+def _tools(record: Record, where: str) -> tuple[Mapping[str, Any], ...]:
+    tools = record.get("tools", [])
+    if isinstance(tools, str):  # ShareGPT files hold the list as JSON in a string
+        try:
+            tools = json.loads(tools or "[]")
+        except json.JSONDecodeError as error:
+            raise MftcoderError(f"{where}: tools is not valid JSON: {error}.") from error
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise MftcoderError(f"{where}: tools must be a list of JSON schemas; found {_shown(tools)}.")
+    return tuple(tools)
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:79]}…"

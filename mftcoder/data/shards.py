@@ -1,0 +1,197 @@
+"""Packed rows on disk: Arrow stream files per task and split, which ``datasets.load_from_disk`` opens too.
+
+::
+
+    SHARDS/manifest.json                                 written last
+    SHARDS/code/train/data-00000-of-00002.arrow          one Arrow row per packed row, in row order
+    SHARDS/code/train/dataset_info.json  state.json      for datasets.load_from_disk
+    SHARDS/code/probe/ …   SHARDS/code/validation/ …     when anything was held out
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mftcoder.data.holdout import SPLITS
+from mftcoder.data.manifest import MANIFEST, FileEntry, Manifest, file_hash, json_hash
+from mftcoder.data.packing import Layout
+from mftcoder.errors import MftcoderError
+from mftcoder.tasks import TaskSet
+
+_COLUMNS = {"input_ids": "int32", "supervised": "uint8", "segment_lengths": "int32", "sample_ids": "int64"}
+_SCHEMA = pa.schema([(name, pa.list_(pa.type_for_alias(dtype))) for name, dtype in _COLUMNS.items()])
+_ROWS_PER_BATCH = 256
+_BYTES_PER_FILE = 512 * 2**20
+_REMEDY = "Restore it, or tokenize again with --overwrite."
+
+
+class Samples(NamedTuple):
+    """N samples of a task as flat arrays."""
+
+    input_ids: NDArray[np.int32]  # [all tokens]
+    supervised: NDArray[np.bool_]  # [all tokens]
+    lengths: NDArray[np.int32]  # [N] tokens
+    ids: NDArray[np.int64]  # [N] number of each sample in reading order
+
+
+class Row(NamedTuple):
+    """A packed row of L tokens in n segments; the arrays are read-only views of the file."""
+
+    input_ids: NDArray[np.int32]  # [L]
+    supervised: NDArray[np.bool_]  # [L]; never true of a segment's first token
+    segment_lengths: NDArray[np.int32]  # [n], summing to L
+    sample_ids: NDArray[np.int64]  # [n]; unique within the task
+
+
+class Rows(Sequence[Row]):
+    """The rows of one split of a task, memory-mapped. Cheap to pickle: another process maps the files anew."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = tuple(files)
+
+    def __reduce__(self) -> tuple:
+        return Rows, (self.files,)
+
+    @cached_property
+    def _batches(self) -> list[list[tuple[NDArray, NDArray]]]:
+        """Of every record batch and column: list offsets and flat values."""
+        return [
+            [(column.offsets.to_numpy(), column.values.to_numpy()) for column in batch.columns]
+            for file in self.files
+            for batch in pa.ipc.open_stream(pa.memory_map(str(file)))
+        ]
+
+    @cached_property
+    def _batch_starts(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *(len(columns[0][0]) - 1 for columns in self._batches)])
+
+    def __len__(self) -> int:
+        return int(self._batch_starts[-1])
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        batch = int(np.searchsorted(self._batch_starts, index, side="right")) - 1
+        place = index - int(self._batch_starts[batch])
+        ids, supervised, lengths, samples = (
+            values[offsets[place] : offsets[place + 1]] for offsets, values in self._batches[batch]
+        )
+        return Row(ids, supervised.view(np.bool_), lengths, samples)
+
+
+class Shards:
+    """A folder of complete shards, opened for reading."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.tasks = TaskSet(tuple(task.name for task in manifest.tasks))
+
+    @classmethod
+    def open(cls, path: str | Path, verify: Literal["quick", "full"] = "quick") -> "Shards":
+        """The shards in ``path``.
+
+        Raises MftcoderError, naming the file, if one is missing or has another size than the manifest says ("quick"),
+        or another checksum ("full", which reads everything).
+        """
+        folder = Path(path)
+        manifest = Manifest.read(folder)
+        for entry in (entry for task in manifest.tasks for split in task.splits.values() for entry in split.files):
+            file = folder / entry.path
+            if not file.is_file():
+                raise MftcoderError(f"{file}: is missing. {_REMEDY}")
+            if (size := file.stat().st_size) != entry.size:
+                raise MftcoderError(f"{file}: has {size} bytes; {entry.size} were written. {_REMEDY}")
+            if verify == "full" and file_hash(file) != entry.blake2b:
+                raise MftcoderError(f"{file}: is damaged: its checksum is not {entry.blake2b}. {_REMEDY}")
+        return cls(folder, manifest)
+
+    def rows(self, task: str, split: str = "train") -> Rows:
+        """The rows of a split (train, probe or validation) of ``task``; none if the split is empty."""
+        if split not in SPLITS.values():
+            raise MftcoderError(f'there is no split "{split}"; the splits are {", ".join(SPLITS.values())}.')
+        entries = self.manifest.task(task).splits
+        files = entries[split].files if split in entries else []
+        return Rows([self.folder / entry.path for entry in files if entry.path.endswith(".arrow")])
+
+
+@contextmanager
+def _open_synced(file: Path) -> Iterator[BinaryIO]:
+    """A new file whose contents are on the disk when the block ends."""
+    with file.open("xb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_rows(folder: Path, name: str, samples: Samples, layout: Layout) -> list[FileEntry]:
+    """Write the rows ``layout`` of ``samples`` into ``folder``/``name``, synced to disk; gives the files written."""
+    target = folder / name
+    target.mkdir(parents=True)
+    num_rows = len(layout.row_starts) - 1
+    size = 5 * int(samples.lengths[layout.order].sum(dtype=np.int64)) + 12 * len(layout.order)
+    num_files = min(num_rows, -(-size // _BYTES_PER_FILE))
+    names = [f"data-{number:05d}-of-{num_files:05d}.arrow" for number in range(num_files)]
+    sample_starts = np.concatenate([[0], np.cumsum(samples.lengths, dtype=np.int64)])
+    bounds = np.linspace(0, num_rows, num_files + 1).astype(int)
+    for file, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
+        with _open_synced(target / file) as stream, pa.ipc.new_stream(stream, _SCHEMA) as writer:
+            for start in range(first, last, _ROWS_PER_BATCH):
+                rows = slice(start, min(start + _ROWS_PER_BATCH, last))
+                writer.write_batch(_record_batch(samples, sample_starts, layout, rows))
+    for file, content in _datasets_files(names).items():
+        with _open_synced(target / file) as stream:
+            stream.write(json.dumps(content, indent=2).encode())
+    return [FileEntry.of(target / file, f"{name}/{file}") for file in [*names, "dataset_info.json", "state.json"]]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Complete the shards in ``folder``."""
+    aside = folder / f"{MANIFEST}.partial"
+    with _open_synced(aside) as stream:
+        stream.write(manifest.model_dump_json(indent=2).encode())
+    aside.replace(folder / MANIFEST)
+
+
+def _record_batch(samples: Samples, sample_starts: NDArray[np.int64], layout: Layout, rows: slice) -> pa.RecordBatch:
+    first_samples = layout.row_starts[rows.start : rows.stop + 1]
+    chosen = layout.order[first_samples[0] : first_samples[-1]]
+    lengths = samples.lengths[chosen]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    tokens = np.arange(ends[-1]) + np.repeat(sample_starts[chosen] - (ends - lengths), lengths)
+    segments = (first_samples - first_samples[0]).astype(np.int32)
+    row_starts = np.concatenate([[0], ends])[segments].astype(np.int32)
+    columns = [
+        (row_starts, samples.input_ids[tokens]),
+        (row_starts, samples.supervised[tokens].view(np.uint8)),
+        (segments, lengths),
+        (segments, samples.ids[chosen]),
+    ]
+    return pa.record_batch(
+        [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for offsets, values in columns], schema=_SCHEMA
+    )
+
+
+def _datasets_files(names: list[str]) -> dict[str, dict]:
+    """What ``datasets.load_from_disk`` wants beside the Arrow files."""
+    features = {
+        name: {"feature": {"dtype": dtype, "_type": "Value"}, "_type": "List"} for name, dtype in _COLUMNS.items()
+    }
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": json_hash(names),
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    return {"dataset_info.json": {"citation": "", "description": "", "features": features}, "state.json": state}

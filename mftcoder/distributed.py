@@ -1,0 +1,89 @@
+"""Distribution as a value that is passed around: one process is a group of size 1."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mftcoder.errors import MftcoderError, ReportedByMain, RunError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks of a run, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes what is global: metrics, manifests, messages."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over ranks, on the host; every rank gets the same bits. One collective.
+
+        Args:
+            values: any shape, the same on all ranks; float64 or int64.
+        """
+        if self.size > 1:
+            values = values.to(self.device, copy=True)
+            dist.all_reduce(values)
+        return values.cpu()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value`` (JSON-like and small), in order of rank, on every rank. One collective."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """``action()`` on rank 0 alone; its result (small, picklable) or its MftcoderError reaches every rank."""
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = action()
+            except MftcoderError as error:
+                if self.size == 1:
+                    raise
+                outcome[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1] if self.is_main else ReportedByMain(outcome[1])
+        return outcome[0]
+
+    def barrier(self) -> None:
+        """Returns once every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout_seconds: float) -> None:
+        """Poll until ``ready()``, without a collective; RunError that names ``what`` after ``timeout_seconds``."""
+        end = time.monotonic() + timeout_seconds
+        while not ready():
+            if time.monotonic() > end:
+                raise RunError(f"rank {self.rank} waited {timeout_seconds:.0f} s for {what}. See the log of rank 0.")
+            time.sleep(0.2)
+
+
+def rank_from_environment() -> tuple[int, int, int]:
+    """(rank, world size, local rank) as the launcher set them; without a launcher, one process with a free port."""
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))

@@ -1,0 +1,54 @@
+"""One process, plain torch: fast unit tests, and the oracle that DeepSpeed is checked against."""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from mftcoder.config.schema import Training
+from mftcoder.data.batch import Batch
+from mftcoder.engine.optimizer import adamw
+from mftcoder.engine.protocol import StepInfo
+from mftcoder.models.adapter import TokenNLL
+
+
+class LocalEngine:
+    """See ``protocol.Engine``."""
+
+    def __init__(self, model: TokenNLL, training: Training, device: torch.device | str = "cpu") -> None:
+        self.model = model.to(device)
+        self._device = torch.device(device)
+        self._max_grad_norm = training.max_grad_norm or math.inf
+        self._optimizer = adamw(model, training)
+
+    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        nll, loss = self.model(batch.to(self._device), coefficients)
+        return nll, loss
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        loss.backward()
+
+    def step(self, learning_rate: float, *, skip: bool = False) -> StepInfo:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
+        skip = skip or not math.isfinite(norm)
+        if not skip:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+        return StepInfo(norm, skip)
+
+    def train(self, mode: bool) -> None:
+        self.model.train(mode)
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(directory / "model.safetensors"))
+        torch.save(self._optimizer.state_dict(), directory / "optimizer.pt")
+
+    def load(self, directory: Path) -> None:
+        load_model(self.model, str(directory / "model.safetensors"))
+        self._optimizer.load_state_dict(torch.load(directory / "optimizer.pt", weights_only=True))

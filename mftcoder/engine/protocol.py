@@ -1,0 +1,48 @@
+"""What the training loop needs of an engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from mftcoder.data.batch import Batch
+from mftcoder.models.adapter import TokenNLL
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What an optimizer step did."""
+
+    grad_norm: float  # of the whole gradient, before clipping; not finite if the step was skipped for that
+    skipped: bool  # no weight changed
+
+
+class Engine(Protocol):
+    """Runs the model and updates its weights. Losses handed to ``backward`` are this rank's share of a global sum."""
+
+    model: TokenNLL
+
+    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(nll [S], loss []) as in ``losses.chunked_nll``; ``batch`` may be on the host."""
+        ...
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulate the gradient of ``loss``; ``last`` on the step's last micro-batch."""
+        ...
+
+    def step(self, learning_rate: float, *, skip: bool = False) -> StepInfo:
+        """Update the weights from the accumulated gradient and forget it; with ``skip`` only forget it."""
+        ...
+
+    def train(self, mode: bool) -> None:
+        """Dropout and the like on or off."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write weights and optimizer state. Collective."""
+        ...
+
+    def load(self, directory: Path) -> None:
+        """Read what ``save`` wrote, on the same number of ranks. Collective."""
+        ...

@@ -1,0 +1,21 @@
+"""The errors a user can cause or must hear about. Each message says where, what, what was found, and the remedy."""
+
+
+class MftcoderError(Exception):
+    """The input is at fault: a config, a file, a checkpoint. The command line prints the message and exits with 2."""
+
+    exit_code = 2
+
+
+class RunError(MftcoderError):
+    """The input was in order but the run could not go on (non-finite losses, a rank that did not answer): exit code 1."""
+
+    exit_code = 1
+
+
+class ReportedByMain(MftcoderError):
+    """An error of rank 0 on another rank: it ends this process too, but only rank 0 prints it."""
+
+    def __init__(self, original: MftcoderError) -> None:
+        super().__init__(str(original))
+        self.exit_code = original.exit_code

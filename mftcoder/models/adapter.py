@@ -1,0 +1,106 @@
+"""What differs between model families: where the backbone is, how samples of a row are isolated, how logits are made."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mftcoder.data.batch import Batch
+from mftcoder.errors import MftcoderError
+from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
+
+
+class Head(nn.Module):
+    """The output projection as a loss. It owns the model's own parameters, so that ZeRO-3 gathers them around its forward."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, transform: LogitTransform) -> None:
+        super().__init__()
+        self.weight, self.bias, self.transform = weight, bias, transform
+
+    def forward(self, hidden: Tensor, targets: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See ``chunked_nll``."""
+        return chunked_nll(
+            hidden, self.weight, self.bias, targets, coefficients=coefficients, transform=self.transform
+        )
+
+
+@dataclass(frozen=True)
+class CausalAdapter:
+    """Any causal language model of transformers whose logits are a linear map of the last hidden state.
+
+    Isolation rests on ``position_ids`` that restart at each sample, with no attention mask and no cache: the library then
+    builds a block mask (sdpa, eager) or cumulative lengths (FlashAttention). ``models.check`` proves it before training.
+    """
+
+    def backbone(self, model: PreTrainedModel) -> nn.Module:
+        """The model without its head."""
+        backbone = model.base_model
+        if backbone is model:
+            raise MftcoderError(f"model.path: {type(model).__name__} is not a causal language model with a backbone.")
+        return backbone
+
+    def hidden_states(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """[B, T, H]: the last hidden states, segments isolated from each other."""
+        ids, positions = batch.input_ids, batch.position_ids
+        if "flash" in (model.config._attn_implementation or ""):
+            # FlashAttention reads segment borders off the positions for one row only, so all rows become one.
+            ids, positions = ids.reshape(1, -1), positions.reshape(1, -1)
+        output = self.backbone(model)(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False)
+        return output.last_hidden_state.reshape(*batch.input_ids.shape, -1)
+
+    def head(self, model: PreTrainedModel) -> Head:
+        """The output projection with everything between it and the softmax."""
+        linear = model.get_output_embeddings()
+        if linear is None:
+            raise MftcoderError(f"model.path: {type(model).__name__} has no output projection, so it has no logits.")
+        config = model.config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        transform = LogitTransform(scale, getattr(config, "final_logit_softcapping", None))
+        return Head(linear.weight, getattr(linear, "bias", None), transform)
+
+
+class TokenNLL(nn.Module):
+    """A causal language model as the engine sees it: a batch in, per-token NLL out.
+
+    The head lives inside ``forward``, and only supervised positions reach it.
+    """
+
+    def __init__(self, model: nn.Module, adapter: CausalAdapter) -> None:
+        super().__init__()
+        self.model = model  # a PreTrainedModel, or a PeftModel around one
+        self.adapter = adapter
+        self.head = adapter.head(self.causal)
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal language model, whatever wraps it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(nll [S], loss []) as in ``chunked_nll``, over the batch's supervised positions."""
+        hidden = self.adapter.hidden_states(self.causal, batch)
+        selected = hidden.flatten(0, 1).index_select(0, batch.supervised)
+        return self.head(selected, batch.targets, coefficients)
+
+
+def num_parameters(model: nn.Module) -> tuple[int, int]:
+    """(all, trainable) parameters; ones that ZeRO-3 has partitioned count whole."""
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable)
+
+
+def make_batch(input_ids: Tensor, position_ids: Tensor) -> Batch:
+    """A batch in which every position but a row's last predicts the next token; for checks and evaluation."""
+    num_rows, width = input_ids.shape
+    supervised = torch.arange(num_rows * width).reshape(num_rows, width)[:, :-1].reshape(-1).to(input_ids.device)
+    return Batch(
+        input_ids=input_ids,
+        segment_ids=torch.ones_like(input_ids),
+        position_ids=position_ids,
+        task_ids=torch.zeros(num_rows, dtype=torch.int64, device=input_ids.device),
+        supervised=supervised,
+        targets=input_ids[:, 1:].reshape(-1),
+        sample_ids=supervised // width,
+        sample_keys=torch.arange(num_rows, device=input_ids.device),
+    )

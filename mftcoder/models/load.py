@@ -1,0 +1,80 @@
+"""Loading a base model and preparing it for training: precision, attention, adapters, activation checkpointing."""
+
+import importlib.util
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from mftcoder.config.schema import Lora, Model
+from mftcoder.errors import MftcoderError
+from mftcoder.models.adapter import CausalAdapter, TokenNLL
+
+
+def load_config(settings: Model) -> PretrainedConfig:
+    """The model's config.json; MftcoderError when there is none or it asks for code that was not allowed."""
+    try:
+        return AutoConfig.from_pretrained(
+            settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise MftcoderError(f'model.path: cannot read a model config from "{settings.path}": {error}') from error
+
+
+def maximum_length(config: PretrainedConfig) -> int | None:
+    """The longest sequence the model was made for, if its config says."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def attention_backend(requested: str) -> str:
+    """The attention implementation for "auto": FlashAttention 2 where it is installed and there is a GPU, else sdpa."""
+    if requested != "auto":
+        return requested
+    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def load_causal(settings: Model) -> PreTrainedModel:
+    """The base model in its training precision, from safetensors only."""
+    load_config(settings)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            settings.path,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=attention_backend(settings.attention),
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise MftcoderError(f'model.path: cannot load "{settings.path}": {error}') from error
+    model.config.use_cache = False
+    return model
+
+
+def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
+    """The model with trainable low-rank adapters on ``lora.target_modules``, everything else frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        # One dtype per module, or ZeRO-3 cannot gather it.
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise MftcoderError(f"model.lora.target_modules: {error}") from error
+
+
+def load_token_nll(settings: Model, *, activation_checkpointing: bool, seed: int) -> TokenNLL:
+    """The model to train. New weights (adapters) depend on ``seed`` alone, so all ranks get the same."""
+    causal = load_causal(settings)
+    if activation_checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(seed)
+    model = causal if settings.lora is None else add_lora(causal, settings.lora)
+    return TokenNLL(model, CausalAdapter())

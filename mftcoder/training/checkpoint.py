@@ -1,0 +1,135 @@
+"""Checkpoints: the engine's files, and one JSON that is written last and makes the checkpoint complete.
+
+    OUTPUT/checkpoints/step-000300/engine/…          weights and optimizer state, as DeepSpeed writes them
+    OUTPUT/checkpoints/step-000300/checkpoint.json   state, settings, and the size and digest of every file above
+
+A folder without its checkpoint.json does not count and is cleared away by the next save. DeepSpeed's files are pickles;
+they are opened only after their digests match, so a checkpoint is trusted exactly as far as its checkpoint.json is.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mftcoder.distributed import Group
+from mftcoder.engine.protocol import Engine
+from mftcoder.errors import MftcoderError
+
+STATE = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    path: Path
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.state["step"]
+
+
+def complete_checkpoints(output_dir: Path) -> list[Checkpoint]:
+    """All complete checkpoints of a run, oldest first."""
+    found = []
+    for path in (output_dir / "checkpoints").glob(f"step-*/{STATE}"):
+        try:
+            found.append(Checkpoint(path.parent, json.loads(path.read_text())))
+        except (OSError, json.JSONDecodeError) as error:
+            raise MftcoderError(f"{path}: not readable: {error}. Delete the folder to resume from an earlier one.") from error
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def find_checkpoint(output_dir: Path, which: str) -> Checkpoint:
+    """The checkpoint called "last", "best" or "step-N" (MftcoderError if there is none)."""
+    found = complete_checkpoints(output_dir)
+    if not found:
+        raise MftcoderError(f"{output_dir}: found no complete checkpoint in {output_dir / 'checkpoints'}.")
+    if which == "last":
+        return found[-1]
+    if which == "best":
+        best = [checkpoint for checkpoint in found if checkpoint.step == found[-1].state["best_step"]]
+        return best[0] if best else found[-1]
+    named = [c for c in found if c.path.name == which or which == f"step-{c.step}"]
+    if not named:
+        names = ", ".join(c.path.name for c in found)
+        raise MftcoderError(f'{output_dir}: there is no complete checkpoint "{which}"; there are {names}.')
+    return named[0]
+
+
+def save_checkpoint(output_dir: Path, engine: Engine, state: Mapping[str, Any], group: Group, keep: int | None) -> None:
+    """Write ``state`` (its "step" names the folder) and the engine's files; then delete what exceeds ``keep``. Collective.
+
+    Never deletes the checkpoint of ``state["best_step"]`` or the one just written.
+    """
+    path = output_dir / "checkpoints" / f"step-{state['step']:06d}"
+    if group.is_main:
+        shutil.rmtree(path, ignore_errors=True)
+    group.barrier()
+    engine.save(path)
+    group.barrier()
+    files: dict[str, Any] = {}
+    for part in group.gather({name: _describe(path / name, sync=True) for name in _my_files(path, group)}):
+        files |= part
+    if group.is_main:
+        write_json(path / STATE, {**state, "files": files})
+        _clear_old(output_dir, state["best_step"], keep)
+    group.barrier()
+
+
+def verify_files(checkpoint: Checkpoint, group: Group) -> None:
+    """MftcoderError that names the files which are missing or not as they were written. Collective."""
+    expected = checkpoint.state["files"]
+    bad = []
+    for name in sorted(expected)[group.rank :: group.size]:
+        file = checkpoint.path / name
+        if not file.is_file() or _describe(file) != expected[name]:
+            bad.append(name)
+    bad = sorted(name for part in group.gather(bad) for name in part)
+    if bad:
+        raise MftcoderError(
+            f"{checkpoint.path}: {', '.join(bad)} missing or changed since it was written. "
+            "Delete this folder to resume from the checkpoint before it."
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace ``path`` by ``content`` as JSON, so that a reader sees the old file or the whole new one."""
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _my_files(path: Path, group: Group) -> list[str]:
+    """This rank's share of the files below ``path``."""
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return names[group.rank :: group.size]
+
+
+def _describe(file: Path, *, sync: bool = False) -> dict[str, Any]:
+    """Size and digest; with ``sync`` the file is on the disk when this returns."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if sync:
+            os.fsync(stream.fileno())
+    return {"bytes": file.stat().st_size, "blake2b": digest}
+
+
+def _clear_old(output_dir: Path, best_step: int | None, keep: int | None) -> None:
+    """Delete complete checkpoints beyond the ``keep`` newest, except the best, and all incomplete folders."""
+    found = complete_checkpoints(output_dir)
+    spared = {c.path for c in found if c.step == best_step} | {c.path for c in (found[-keep:] if keep else found)}
+    for path in (output_dir / "checkpoints").iterdir():
+        if path.is_dir() and path not in spared:
+            # Without its JSON the folder no longer counts, should deleting be interrupted.
+            (path / STATE).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)

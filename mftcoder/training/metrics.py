@@ -1,0 +1,164 @@
+"""What a run writes down while it trains: metrics.jsonl always, TensorBoard events if asked, and a progress line."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from mftcoder.config.schema import Logging
+from mftcoder.losses.weighting import Vector
+from mftcoder.tasks import TaskSet
+from mftcoder.training.step import StepResult
+
+FILE = "metrics.jsonl"
+
+
+class Window:
+    """What was summed since the last line of metrics.jsonl. Part of the checkpoint, so that resuming loses no step."""
+
+    def __init__(self, num_tasks: int) -> None:
+        self.totals, self.units = np.zeros(num_tasks), np.zeros(num_tasks)
+        self.loss = 0.0
+        self.steps = self.skipped = self.tokens = self.supervised_tokens = 0
+
+    def add(self, result: StepResult) -> None:
+        self.steps += 1
+        self.tokens += result.tokens
+        self.supervised_tokens += result.supervised_tokens
+        if result.info.skipped:
+            self.skipped += 1
+            return
+        self.totals += result.totals
+        self.units += result.units
+        self.loss += result.loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            setattr(self, key, np.array(value) if isinstance(value, list) else value)
+
+
+class Metrics:
+    """Writes on rank 0; on other ranks every method returns at once."""
+
+    def __init__(self, output_dir: Path, tasks: TaskSet, logging: Logging, total_steps: int, *, enabled: bool) -> None:
+        self.window = Window(len(tasks))
+        self._tasks, self._total_steps, self._enabled = tasks, total_steps, enabled
+        self._every = logging.logging_steps
+        self._since = time.perf_counter()
+        if not enabled:
+            return
+        self._file = (output_dir / FILE).open("a", encoding="utf-8")
+        self._events = None
+        if "tensorboard" in logging.report_to:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(output_dir / "tensorboard"))
+        self._console = Console()
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+        if self._console.is_terminal:
+            self._live.start()
+
+    def tell(self, message: str) -> None:
+        """A line for the user."""
+        if self._enabled:
+            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """One line of metrics.jsonl; vectors [K] become objects by task, with null for what is not finite."""
+        if not self._enabled:
+            return
+        line: dict[str, Any] = {"kind": kind, "step": step}
+        for name, value in values.items():
+            line[name] = self._by_task(value) if isinstance(value, np.ndarray) and value.ndim else _plain(value)
+        self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in line.items():
+                for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
+                    if isinstance(number, int | float) and name != "step":
+                        self._events.add_scalar(f"{kind}/{name}/{suffix}".rstrip("/"), number, step)
+
+    def step(self, result: StepResult, *, step: int, epoch: float, learning_rate: float, last: bool) -> None:
+        """Note an optimizer step; every ``logging_steps`` and on the ``last`` one, write the window's line."""
+        self.window.add(result)
+        if not (step % self._every == 0 or last):
+            return
+        window, now = self.window, time.perf_counter()
+        seconds, taken = now - self._since, max(1, window.steps - window.skipped)
+        losses = np.divide(window.totals, window.units, out=np.full(len(self._tasks), np.nan), where=window.units > 0)
+        self.write(
+            "train",
+            step,
+            epoch=epoch,
+            loss=window.loss / taken,
+            losses=losses,
+            weights=result.weights,
+            units=window.units,
+            tokens=window.tokens,
+            supervised_tokens=window.supervised_tokens,
+            learning_rate=learning_rate,
+            grad_norm=result.info.grad_norm,
+            seconds=seconds,
+            tokens_per_second=window.tokens / seconds,
+            skipped=window.skipped,
+        )
+        self._show(step, window.loss / taken, losses, result.weights, window.tokens / seconds, seconds / window.steps)
+        self.window, self._since = Window(len(self._tasks)), now
+
+    def close(self) -> None:
+        if self._enabled:
+            self._live.stop()
+            self._file.close()
+            if self._events is not None:
+                self._events.close()
+
+    def _show(self, step: int, loss: float, losses: Vector, weights: Vector, rate: float, per_step: float) -> None:
+        if not self._enabled:
+            return
+        minutes, seconds = divmod(round(per_step * (self._total_steps - step)), 60)
+        tasks = "  ".join(
+            f"{name} {value:.3f} (w {weight:.2f})"
+            for name, value, weight in zip(self._tasks, losses, weights, strict=True)
+        )
+        line = (
+            f"step {step}/{self._total_steps}  loss {loss:.4f}  {tasks}  {rate:,.0f} tokens/s  left {minutes}:{seconds:02d}"
+        )
+        if self._live.is_started:
+            self._live.update(Text(line))
+        else:
+            self.tell(line)
+
+    def _by_task(self, values: Vector) -> dict[str, float | None]:
+        return {name: _plain(value) for name, value in zip(self._tasks, values, strict=True)}
+
+
+def cut(output_dir: Path, step: int) -> None:
+    """Drop the lines of metrics.jsonl after optimizer step ``step``, and a last line that a kill left unfinished."""
+    path = output_dir / FILE
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    aside = path.with_name(FILE + ".partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as Python's; a float that is not finite as None, since JSON has none."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,95 @@
+"""Everything about a run that can be checked before it starts, on a machine without its GPUs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mftcoder.config.deepspeed import resolve, zero_stage
+from mftcoder.config.schema import Config
+from mftcoder.data.chat import encode, load_tokenizer
+from mftcoder.data.manifest import check_matches
+from mftcoder.data.prepare import shards_path
+from mftcoder.data.records import read_records, record_format
+from mftcoder.data.shards import Shards
+from mftcoder.data.sources import source_files
+from mftcoder.errors import MftcoderError
+from mftcoder.models.load import load_config, maximum_length
+from mftcoder.training.run import check_length, make_schedule
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: what was found, or what is wrong."""
+
+    name: str
+    ok: bool
+    finding: str
+
+
+def validate(config: Config, world_size: int = 1) -> list[Check]:
+    """Run every check of ``CHECKS`` on ``config``, as it would run on ``world_size`` ranks. Writes nothing."""
+    checks = []
+    for name, check in CHECKS.items():
+        try:
+            checks.append(Check(name, True, check(config, world_size)))
+        except MftcoderError as error:
+            checks.append(Check(name, False, str(error)))
+    return checks
+
+
+def _model(config: Config, world_size: int) -> str:
+    model = load_config(config.model)
+    longest = maximum_length(model)
+    check_length(config, longest)
+    return f"{model.model_type}, made for {f'up to {longest:,}' if longest else 'any number of'} tokens"
+
+
+def _deepspeed(config: Config, world_size: int) -> str:
+    hidden_size = load_config(config.model).get_text_config().hidden_size
+    return f"ZeRO stage {zero_stage(resolve(config, world_size=world_size, hidden_size=hidden_size))}"
+
+
+def _tokenizer(config: Config, world_size: int) -> str:
+    tokenizer = load_tokenizer(config.model, config.data.chat)
+    return f"{len(tokenizer):,} tokens, chat by {config.data.chat.type}"
+
+
+def _tasks(config: Config, world_size: int) -> str:
+    """The first record of every task parses and encodes."""
+    tokenizer = load_tokenizer(config.model, config.data.chat)
+    found, problems = [], []
+    for task in config.data.tasks:
+        try:
+            files, form = source_files(task), record_format(task)
+            encode([next(read_records(task))], tokenizer)
+            found.append(f"{task.name} ({len(files)} {'file' if len(files) == 1 else 'files'}, {form})")
+        except MftcoderError as error:
+            problems.append(str(error))
+    if problems:
+        raise MftcoderError("\n".join(problems))
+    return ", ".join(found)
+
+
+def _batch(config: Config, world_size: int) -> str:
+    training, length = config.training, config.data.sequence_length
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size
+    return f"{rows:,} rows of at most {length:,} tokens per step, on {world_size} {'rank' if world_size == 1 else 'ranks'}"
+
+
+def _shards(config: Config, world_size: int) -> str:
+    folder = shards_path(config)
+    if not folder.exists():
+        return f"{folder} does not exist yet: training tokenizes first"
+    shards = Shards.open(folder)
+    check_matches(shards.manifest, config, load_tokenizer(config.model, config.data.chat))
+    schedule = make_schedule(config, shards, world_size)
+    return f"{folder}: {len(schedule.mixture):,} rows, {schedule.steps_per_epoch:,} steps per epoch"
+
+
+CHECKS: dict[str, Callable[[Config, int], str]] = {
+    "model": _model,
+    "deepspeed": _deepspeed,
+    "tokenizer": _tokenizer,
+    "tasks": _tasks,
+    "batch": _batch,
+    "shards": _shards,
+}
