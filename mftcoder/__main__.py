@@ -1,4 +1,4 @@
-"""``python -m mftcoder``; also ``deepspeed --module mftcoder train CONFIG`` and ``torchrun -m mftcoder train CONFIG``."""
+"""``python -m mftcoder``, which is also what ``deepspeed --module mftcoder`` and ``torchrun -m mftcoder`` run."""
 
 import sys
 

@@ -1,18 +1,21 @@
-"""The command line. One function per subcommand: parse, call, print. Libraries are imported by the one that needs them."""
+"""The command line. One function per subcommand: take the arguments, call, print.
 
-import argparse
+Libraries are imported where they are used, so that ``--help`` and config errors come at once.
+"""
+
 import json
+import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mftcoder import __doc__ as purpose
-from mftcoder import __version__
+from mftcoder.arguments import make_parser
+from mftcoder.config.load import load
 from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError, ReportedByMain
 
-Command = Callable[[argparse.Namespace], int]
 INTERRUPTED = 130  # as shells report SIGINT
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 
@@ -20,27 +23,249 @@ TABLE_WIDTH = 160  # columns, where the output is no terminal
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand. Returns 0: done; 1: failed; 2: the input is at fault; 130: interrupted."""
     arguments = make_parser().parse_args(argv)
+    os.environ.setdefault("DS_LOG_LEVEL", "error")  # transformers imports DeepSpeed, which would announce its device
     try:
-        return arguments.command(arguments)
+        code = COMMANDS[arguments.name](arguments)
+        sys.stdout.flush()
+        return code
     except ReportedByMain as error:
         return error.exit_code
     except MftcoderError as error:
-        print(f"mftcoder {arguments.name}: {error}", file=sys.stderr)
+        _tell(f"mftcoder {arguments.name}: {error}")
         return error.exit_code
+    except BrokenPipeError:  # as by `| head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail once more at its exit
+        return 1
     except KeyboardInterrupt:
-        print(f"mftcoder {arguments.name}: interrupted", file=sys.stderr)
+        _tell(f"mftcoder {arguments.name}: interrupted")
         return INTERRUPTED
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all subcommands."""
-    parser = argparse.ArgumentParser(prog="mftcoder", description=purpose, epilog="Exit codes: 0 done, 1 failed, 2 the input is at fault.")
-    parser.add_argument("--version", action="version", version=f"mftcoder {__version__}")
-    # Launchers put it before the subcommand; the rank itself comes from the environment.
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    subcommands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
-    for add in (_add_tokenize, _add_inspect, _add_train, _add_evaluate, _add_generate, _add_export, _add_report):
-        add(subcommands)
-    for add in (_add_compare, _add_validate, _add_schema, _add_env, _add_import_config, _add_completion):
-        add(subcommands)
-    return parser
+def tokenize(arguments: Namespace) -> int:
+    """Task files into packed shards."""
+    config = _config(arguments)
+    from mftcoder.data.prepare import prepare, table
+
+    manifest = prepare(config, tell=_tell, overwrite=arguments.overwrite)
+    _show(arguments, manifest.model_dump(mode="json"), table(manifest))
+    return 0
+
+
+def inspect(arguments: Namespace) -> int:
+    """Decoded rows of shards."""
+    from mftcoder.config.schema import Model, TemplateChat
+    from mftcoder.data.chat import load_tokenizer
+    from mftcoder.data.inspection import as_json, show
+
+    tokenizer = arguments.tokenizer and load_tokenizer(Model(path=arguments.tokenizer), TemplateChat())
+    what: dict[str, Any] = {"task": arguments.task, "split": arguments.split, "rows": arguments.rows}
+    if arguments.json:
+        _print_json(as_json(arguments.shards, tokenizer, **what))
+    else:
+        color = sys.stdout.isatty() and not arguments.no_color
+        show(arguments.shards, tokenizer, **what, color=color, console=_console())
+    return 0
+
+
+def validate(arguments: Namespace) -> int:
+    """Every check that needs no GPU; 2 if one fails."""
+    config = _config(arguments)
+    from mftcoder.training.validate import validate
+
+    checks = validate(config, arguments.world_size)
+    if arguments.json:
+        _print_json([vars(check) for check in checks])
+    else:
+        for check in checks:
+            first, *more = check.finding.splitlines()
+            print(f"{'ok' if check.ok else 'problem':<8} {check.name:<10} {first}")
+            for line in more:
+                print(f"{'':<19} {line}")
+    return 0 if all(check.ok for check in checks) else MftcoderError.exit_code
+
+
+def train(arguments: Namespace) -> int:
+    """A run, on the ranks that the launcher started."""
+    config = _config(arguments)
+    from mftcoder.training.run import train
+
+    train(config, resume=arguments.resume)
+    return 0
+
+
+def evaluate(arguments: Namespace) -> int:
+    """The loss of each task, of one model or of two."""
+    from mftcoder.evaluation.losses import evaluate, table
+
+    result = evaluate(arguments.model, arguments.shards, split=arguments.split, against=arguments.against)
+    if arguments.output:
+        _write(arguments.output, result)
+    _show(arguments, result, table(result))
+    return 0
+
+
+def generate(arguments: Namespace) -> int:
+    """A model's answers to prompts."""
+    prompts = _prompts(arguments)
+    from mftcoder.evaluation.generation import generate
+
+    answers = generate(
+        arguments.model,
+        prompts,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    for prompt, answer in zip(prompts, answers, strict=True):
+        print(json.dumps({"prompt": prompt, "generated": answer}, ensure_ascii=False) if arguments.json else answer)
+    return 0
+
+
+def export(arguments: Namespace) -> int:
+    """A run as a Hugging Face folder."""
+    from mftcoder.export.folder import export
+
+    source = export(arguments.run, arguments.to, checkpoint=arguments.checkpoint, merge=not arguments.adapter)
+    _tell(f"wrote {arguments.to} from {source}")
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """Runs as one HTML page."""
+    from mftcoder.report.page import write_report
+
+    page = write_report(arguments.runs, arguments.to or arguments.runs[0] / "report.html")
+    _tell(f"wrote {page}")
+    return 0
+
+
+def compare(arguments: Namespace) -> int:
+    """Runs side by side, in numbers."""
+    from mftcoder.report.compare import compare
+
+    comparison = compare(arguments.runs)
+    _show(arguments, comparison.as_dict(), comparison.table())
+    return 0
+
+
+def schema(arguments: Namespace) -> int:
+    """The JSON schema of the config."""
+    from mftcoder.config.describe import json_schema
+
+    _print_json(json_schema())
+    return 0
+
+
+def env(arguments: Namespace) -> int:
+    """Versions and hardware."""
+    from mftcoder.environment import environment
+
+    found = environment()
+    if arguments.json:
+        _print_json(found)
+        return 0
+    for name, version in found.pop("versions").items():
+        print(f"{name:<14} {version}")
+    devices = [f"{device['name']} ({device['memory_gib']} GiB)" for device in found.pop("cuda")]
+    print(f"{'cuda':<14} {', '.join(devices) or 'no device'}")
+    for name, value in found.items():
+        print(f"{name:<14} {value}")
+    return 0
+
+
+def import_config(arguments: Namespace) -> int:
+    """A config of MFTCoder as one of ours; what became of each key goes to standard error."""
+    from mftcoder.config.predecessor import import_config
+
+    config, notes = import_config(arguments.old)
+    for note in notes:
+        _tell(note)
+    if arguments.to:
+        _write(arguments.to, config)
+    else:
+        _print_json(config)
+    return 0
+
+
+def completion(arguments: Namespace) -> int:
+    """A completion script for bash or zsh."""
+    import shtab
+
+    parser = make_parser()
+    subcommands: Any = next(action.choices for action in parser._actions if action.dest == "name")
+    for subcommand in subcommands.values():
+        for action in subcommand._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE
+    print(shtab.complete(parser, arguments.shell))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "tokenize": tokenize,
+    "inspect": inspect,
+    "validate": validate,
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+    "export": export,
+    "report": report,
+    "compare": compare,
+    "schema": schema,
+    "env": env,
+    "import-config": import_config,
+    "completion": completion,
+}
+
+
+def _config(arguments: Namespace) -> Config:
+    return load(arguments.config, arguments.overrides)
+
+
+def _prompts(arguments: Namespace) -> list[Any]:
+    """Conversations (lists of messages), or with --raw strings."""
+    if arguments.messages is None:
+        text = sys.stdin.read() if arguments.prompt is None else arguments.prompt
+        return [text] if arguments.raw else [[{"role": "user", "content": text}]]
+    if arguments.raw:
+        raise MftcoderError("--raw continues plain text; --messages holds conversations. Give one of them.")
+    from mftcoder.data.sources import read_file
+
+    conversations = []
+    for where, record in read_file(arguments.messages):
+        if not isinstance(record.get("messages"), list):
+            raise MftcoderError(f'{where}: "messages" must be a list of messages; found keys {", ".join(record)}.')
+        conversations.append(record["messages"])
+    return conversations
+
+
+def _show(arguments: Namespace, content: Any, table: Any) -> None:
+    if arguments.json:
+        _print_json(content)
+    else:
+        _console().print(table)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _write(path: Path, content: Any) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise MftcoderError(
+            f"{path}: cannot be written: {error.strerror}. Name a file in a folder that exists."
+        ) from None
+    _tell(f"wrote {path}")
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)

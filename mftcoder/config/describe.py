@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from mftcoder.config.schema import Config
@@ -44,6 +45,19 @@ def settings() -> tuple[Setting, ...]:
     """Every key of every section, sections in the order of the schema."""
     schema = Config.model_json_schema()
     return tuple(_walk(schema, schema["$defs"], section=""))
+
+
+def refresh(folder: Path) -> None:
+    """Write ``schema.json`` in ``folder`` (configs/) anew, and the tables in its README.md between their markers."""
+    (folder / "schema.json").write_text(schema_text(), encoding="utf-8")
+    readme = folder / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    readme.write_text(before + markdown() + rest.split(END)[1], encoding="utf-8")
+
+
+def schema_text() -> str:
+    """``json_schema`` as configs/schema.json holds it."""
+    return json.dumps(json_schema(), indent=2) + "\n"
 
 
 def markdown() -> str:

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mftcoder.config.schema import MarkersChat, Model, TemplateChat
-from mftcoder.data.records import Conversation, Text
+from mftcoder.data.records import Conversation, Message, Text
 from mftcoder.errors import MftcoderError
 
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -83,6 +83,16 @@ def markers_template(chat: MarkersChat) -> str:
         "{%- endif -%}{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ " + assistant + " }}{%- endif -%}"
     )
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens at which generation stops: eos, and what ends an answer in the chat template."""
+    stops = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    if tokenizer.chat_template:
+        messages = (Message("user", "a", False), Message("assistant", "b", True))
+        (sample,) = encode([Conversation(messages, where="chat template")], tokenizer)
+        stops.add(int(sample.input_ids[sample.supervised.nonzero()[0][-1]]))
+    return sorted(stops)
 
 
 def encode(samples: Sequence[Conversation | Text], tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:

@@ -39,8 +39,8 @@ def hold_out(groups: NDArray[np.uint64], fraction: float) -> Holdout:
     """Divide N samples by the hashes of their ``groups`` [N].
 
     Whole groups are held out until they make max(1, round(fraction · N)) samples; never all groups. The first half of
-    what is held out is the probe, the rest validation; a single held-out group is both. With fraction 0 or fewer than two
-    groups nothing is held out.
+    what is held out is the probe, the rest validation; a single held-out group is both. With fraction 0 or fewer than
+    two groups nothing is held out.
     """
     hashes, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     split_of_group = np.full(len(hashes), Split.TRAIN)

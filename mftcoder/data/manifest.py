@@ -65,12 +65,10 @@ class TokenizerIdentity(Section):
     @classmethod
     def of(cls, config: Config, tokenizer: PreTrainedTokenizerFast) -> "TokenizerIdentity":
         """That of ``tokenizer``, loaded as ``config`` says."""
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        backend.update(truncation=None, padding=None)  # these change with use and never reach the shards
         return cls(
             path=config.model.path,
             revision=config.model.revision,
-            hash=json_hash([backend, tokenizer.special_tokens_map]),
+            hash=vocabulary_hash(tokenizer),
             chat_template_hash=json_hash(tokenizer.chat_template),
         )
 
@@ -235,6 +233,13 @@ def _fingerprint(inputs: Inputs, tasks: list[TaskCounts]) -> str:
     return json_hash(
         [inputs.settings.model_dump(), inputs.tokenizer.hash, inputs.tokenizer.chat_template_hash, contents]
     )
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Of all that turns text into ids, the chat template apart."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend.update(truncation=None, padding=None)  # these change with use and never reach the shards
+    return json_hash([backend, tokenizer.special_tokens_map])
 
 
 def json_hash(value: Any) -> str:

@@ -46,7 +46,7 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
     """Make the shards of ``config``, or find that they are there already.
 
     The result does not depend on ``num_workers`` (default: one per core where the data are large enough). Progress goes
-    to ``tell``. Raises MftcoderError if the input is at fault, or if the folder holds other shards and not ``overwrite``.
+    to ``tell``. Raises MftcoderError if the input is at fault, or without ``overwrite`` if the folder holds others.
     """
     folder = shards_path(config)
     tokenizer = load_tokenizer(config.model, config.data.chat)
@@ -156,26 +156,27 @@ def _write_task(folder: Path, task: str, settings: Settings, encoded: EncodedRec
 
 
 def table(manifest: Manifest) -> Table:
-    """What the shards hold, one line per task and split, with everything that was dropped, cut or shared."""
-    result = Table(title=f"shards {manifest.fingerprint[:8]}…", title_justify="left")
-    for heading in ("task", "format", "split"):
-        result.add_column(heading)
-    for heading in ("records", "samples", "tokens", "supervised", "rows", "padding"):
-        result.add_column(heading, justify="right")
-    result.add_column("notes")
+    """What the shards hold, one line per task and split; below it what every task's records became."""
+    result = Table(title=f"shards {manifest.fingerprint}", title_justify="left", caption_justify="left")
+    for heading in ("task", "split"):
+        result.add_column(heading, overflow="fold")
+    for heading in ("samples", "tokens", "supervised", "rows", "padding"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    captions = []
     for task, source in zip(manifest.tasks, manifest.inputs.tasks, strict=True):
-        first = (task.name, source.format, f"{task.records:,}", "\n".join(notes(task, manifest.inputs.settings)))
-        for name, split in task.splits.items():
+        for index, (name, split) in enumerate(task.splits.items()):
             padding = "–" if split.padding_share is None else f"{split.padding_share:.2%}"
             counts = (split.samples, split.tokens, split.supervised_tokens, split.rows)
-            result.add_row(first[0], first[1], name, first[2], *(f"{n:,}" for n in counts), padding, first[3])
-            first = ("", "", "", "")
+            result.add_row(task.name if index == 0 else "", name, *(f"{number:,}" for number in counts), padding)
         result.add_section()
+        records = f"{task.records:,} records of format {source.format}"
+        captions.append("; ".join([f"{task.name}: {records}", *notes(task, manifest.inputs.settings)]) + ".")
+    result.caption = "\n".join(captions)
     return result
 
 
 def notes(task: TaskCounts, settings: Settings) -> list[str]:
-    """What happened to a task's records that its owner should know, a sentence each."""
+    """What happened to a task's records that its owner should know, a phrase each."""
     found = [f"{number:,} samples dropped: {reason}" for reason, number in task.dropped.items()]
     if task.truncated:
         found.append(f"{task.truncated:,} conversations truncated to a row: {task.truncated_tokens:,} tokens cut off")

@@ -3,8 +3,9 @@
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor
 # DeepSpeed picks its accelerator at import; without a GPU it must not look for one.
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("DS_LOG_LEVEL", "warning")
 
 import deepspeed
 from deepspeed.utils import logger
@@ -31,6 +31,9 @@ from mftcoder.models.adapter import TokenNLL
 
 TAG = "engine"  # DeepSpeed's name for the one state that a checkpoint folder of ours holds
 logger.setLevel(logging.WARNING)
+# Of DeepSpeed's calls, not of ours; torch repeats them at every step.
+for deprecated in ("reduce_scatter_tensor", "all_gather_into_tensor", "torch.jit.script"):
+    warnings.filterwarnings("ignore", message=f".*{deprecated}", category=Warning)
 
 
 @contextmanager
@@ -132,16 +135,18 @@ class DeepSpeedEngine:
 
 
 def consolidated_weights(directory: Path) -> dict[str, Tensor]:
-    """The trained weights of a checkpoint that ``DeepSpeedEngine.save`` wrote, whole, on the CPU, by parameter name.
+    """The trained weights of a checkpoint that ``DeepSpeedEngine.save`` wrote: whole, on the CPU, by the model's names.
 
     Opens DeepSpeed's pickles: the caller has checked that they are the files that were written.
     """
     folder = directory / TAG
     if list(folder.glob("*_optim_states.pt")):
-        weights = get_fp32_state_dict_from_zero_checkpoint(str(directory), TAG)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            weights = get_fp32_state_dict_from_zero_checkpoint(str(directory), TAG)
     else:
         files = list(folder.glob("mp_rank_00_model_states.pt"))
         if not files:
             raise MftcoderError(f"{folder}: no weights of DeepSpeed here.")
         weights = torch.load(files[0], map_location="cpu", weights_only=False, mmap=True)["module"]
-    return {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    prefix = "model."  # of TokenNLL; its head repeats parameters of the model
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

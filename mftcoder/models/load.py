@@ -1,10 +1,12 @@
 """Loading a base model and preparing it for training: precision, attention, adapters, activation checkpointing."""
 
 import importlib.util
+import sys
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from mftcoder.config.schema import Lora, Model
 from mftcoder.errors import MftcoderError
@@ -37,6 +39,8 @@ def attention_backend(requested: str) -> str:
 def load_causal(settings: Model) -> PreTrainedModel:
     """The base model in its training precision, from safetensors only."""
     load_config(settings)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             settings.path,

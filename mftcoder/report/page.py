@@ -61,7 +61,7 @@ def render(runs: list[Run]) -> str:
             style=_resource("page.css"),
             plotly=plotly,
             script=script,
-            embedded=_embed([figure for figure in figures.values() if figure]),
+            embedded=embed([figure for figure in figures.values() if figure]),
             runs=runs,
             tasks=tasks,
             comparison=comparison,
@@ -122,7 +122,7 @@ def _resource(name: str) -> Markup:
     return Markup((files("mftcoder.report") / name).read_text(encoding="utf-8"))
 
 
-def _embed(value: Any) -> Markup:
+def embed(value: Any) -> Markup:
     """``value`` as JSON that cannot close its script element, whatever its strings hold."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

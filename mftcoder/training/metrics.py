@@ -24,7 +24,7 @@ class Window:
     """What was summed since the last line of metrics.jsonl. Part of the checkpoint, so that resuming loses no step."""
 
     def __init__(self, num_tasks: int) -> None:
-        self.totals, self.units = np.zeros(num_tasks), np.zeros(num_tasks)
+        self.totals, self.units, self.weights = np.zeros((3, num_tasks))
         self.loss = 0.0
         self.steps = self.skipped = self.tokens = self.supervised_tokens = 0
 
@@ -37,6 +37,7 @@ class Window:
             return
         self.totals += result.totals
         self.units += result.units
+        self.weights += result.weights
         self.loss += result.loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class Metrics:
             epoch=epoch,
             loss=window.loss / taken,
             losses=losses,
-            weights=result.weights,
+            weights=window.weights / taken,
             units=window.units,
             tokens=window.tokens,
             supervised_tokens=window.supervised_tokens,
@@ -112,7 +113,7 @@ class Metrics:
             tokens_per_second=window.tokens / seconds,
             skipped=window.skipped,
         )
-        self._show(step, window.loss / taken, losses, result.weights, window.tokens / seconds, seconds / window.steps)
+        self._show(step, window.loss / taken, losses, window.weights / taken, window.tokens / seconds, seconds / window.steps)
         self.window, self._since = Window(len(self._tasks)), now
 
     def close(self) -> None:
@@ -127,7 +128,7 @@ class Metrics:
             return
         minutes, seconds = divmod(round(per_step * (self._total_steps - step)), 60)
         tasks = "  ".join(
-            f"{name} {value:.3f} (w {weight:.2f})"
+            f"{name} {value:.3f} (w {weight:.2f})" if np.isfinite(value) else f"{name} –"
             for name, value, weight in zip(self._tasks, losses, weights, strict=True)
         )
         line = (

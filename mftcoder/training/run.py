@@ -15,6 +15,7 @@ from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.manifest import Manifest, check_matches
 from mftcoder.data.mixture import Mixture
+from mftcoder.data.prepare import notes as notes_of
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
 from mftcoder.distributed import Group
@@ -182,7 +183,7 @@ def _describe(run: Run, manifest: Manifest, parameters: tuple[int, int], setting
     """config.json, deepspeed.json and run.json, and the same in a few lines."""
     write_json(run.output_dir / "config.json", run.config.model_dump(mode="json"))
     write_json(run.output_dir / "deepspeed.json", settings)
-    notes = [f"{task.name}: {note}" for task in manifest.tasks for note in task.notes]
+    notes = [f"{task.name}: {note}" for task in manifest.tasks for note in notes_of(task, manifest.inputs.settings)]
     run.metrics.tell(
         f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
         f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, {run.schedule.steps_per_epoch} steps per "

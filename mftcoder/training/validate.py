@@ -50,7 +50,8 @@ def _deepspeed(config: Config, world_size: int) -> str:
 
 def _tokenizer(config: Config, world_size: int) -> str:
     tokenizer = load_tokenizer(config.model, config.data.chat)
-    return f"{len(tokenizer):,} tokens, chat by {config.data.chat.type}"
+    template = "a chat template" if tokenizer.chat_template else "no chat template: plain text only"
+    return f"{len(tokenizer):,} tokens, {template}"
 
 
 def _tasks(config: Config, world_size: int) -> str:
@@ -72,7 +73,9 @@ def _tasks(config: Config, world_size: int) -> str:
 def _batch(config: Config, world_size: int) -> str:
     training, length = config.training, config.data.sequence_length
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size
-    return f"{rows:,} rows of at most {length:,} tokens per step, on {world_size} {'rank' if world_size == 1 else 'ranks'}"
+    return (
+        f"{rows:,} rows of at most {length:,} tokens per step, on {world_size} {'rank' if world_size == 1 else 'ranks'}"
+    )
 
 
 def _shards(config: Config, world_size: int) -> str:

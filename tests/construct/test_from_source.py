@@ -278,6 +278,34 @@ def test_methods_move_to_the_margin_unless_that_changes_a_string(tmp_path):
     assert contents(record)[1] == MOVED.strip()
 
 
+DECORATED = """
+@cached
+@named("outer")
+def outer():
+    x = 1
+
+    @cached
+    def inner(x):
+        x += 1
+        x += 2
+        return x
+    return inner(x)
+"""
+
+
+def test_decorators_stay_with_their_function_and_inner_functions_with_the_outer(tmp_path):
+    root = write(tmp_path / "root", {"a.py": DECORATED})
+    beginnings = set()
+    for seed in range(30):
+        counts = construct(tmp_path / "out", [root], ["completion"], seed=seed, tell=quiet)
+        assert counts["functions"] == {"found": 2, "used": 1, "left_out": {"inside another function": 1}}
+        [record] = records(tmp_path / "out", "completion")
+        assert record["source"]["line"] == 2
+        assert "\n".join(contents(record)) == DECORATED.strip()
+        beginnings.add(contents(record)[0].count("\n") + 1)
+    assert beginnings == {5, 7, 8, 9, 10}
+
+
 def test_fences_are_longer_than_any_in_the_code(tmp_path):
     root = write(tmp_path / "root", {"a.py": GOOD.replace("Return the sum of x.", "Return the ````sum```` of x.")})
     construct(tmp_path / "out", [root], tell=quiet)

@@ -62,7 +62,12 @@ def test_lines_hold_the_very_numbers_of_the_metrics(make_run, kind, metric):
 
 
 def test_a_task_has_one_number_in_all_runs_and_plots(make_run):
-    figure, tasks = lines_of("losses", [make_run("a"), make_run("b", seed=1)], "validation")
+    other = make_run("b", seed=1)
+    lines = [json.loads(line) for line in (other / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["losses"] = dict(reversed(line.get("losses", {}).items()))
+    (other / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    figure, tasks = lines_of("losses", [make_run("a"), other], "validation")
     named = {(line["name"], line["task"], line["run"]) for line in figure["lines"]}
     assert named == {(f"{task} · {run}", tasks.index(task), at) for task in tasks for at, run in enumerate("ab")}
 

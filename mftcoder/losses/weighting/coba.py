@@ -118,11 +118,12 @@ class CoBa:
         divergence_factor: Literal["running", "common"],
         floor: float,
     ) -> None:
-        """The settings are those of ``config.schema.CoBa``; MftcoderError if K weights of ``floor`` exceed 1."""
+        """The settings are those of ``config.schema.CoBa``; MftcoderError if K · ``floor`` reaches 1."""
         num_tasks = len(tasks)
         if num_tasks * floor >= 1:
             raise MftcoderError(
-                f"loss.weighting.floor: must be below 1 / (number of tasks) = {1 / num_tasks:.4g}; found {floor}."
+                f"loss.weighting.floor: must be below 1 / (number of tasks) = {1 / num_tasks:.4g}; found {floor}. "
+                "Choose a lower one."
             )
         self.tasks = tasks
         self.window_steps = window_steps

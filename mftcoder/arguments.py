@@ -1,0 +1,170 @@
+"""The arguments of every subcommand, with help and examples. What they do is in ``cli``."""
+
+import argparse
+from pathlib import Path
+from typing import Protocol
+
+from mftcoder import __doc__ as purpose
+from mftcoder import __version__
+
+ANY_MODEL = "a run, one of its checkpoints, a folder that transformers loads, or a hub id"
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 the input is at fault. Each command has its own --help."
+
+
+class AddCommand(Protocol):
+    """Adds a subcommand; ``example`` is shown below its help."""
+
+    def __call__(self, name: str, purpose: str, example: str) -> argparse.ArgumentParser: ...
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; ``name`` holds the one that was given."""
+    parser = argparse.ArgumentParser(prog="mftcoder", description=purpose, epilog=EXIT_CODES)
+    parser.add_argument("--version", action="version", version=f"mftcoder {__version__}")
+    # Launchers put it before the subcommand; the ranks themselves come from the environment.
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    subcommands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
+
+    def add(name: str, purpose: str, example: str) -> argparse.ArgumentParser:
+        return subcommands.add_parser(
+            name,
+            help=purpose,
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    for declare in (_data_commands, _training_commands, _model_commands, _report_commands, _setup_commands):
+        declare(add)
+    return parser
+
+
+def _data_commands(add: AddCommand) -> None:
+    tokenize = add("tokenize", "turn task files into packed shards", "mftcoder tokenize configs/sft-mixed.json")
+    _config(tokenize)
+    tokenize.add_argument("--overwrite", action="store_true", help="replace shards that were made otherwise")
+    _json(tokenize, "print the manifest of the shards")
+
+    inspect = add(
+        "inspect", "show decoded rows, supervised spans in colour", "mftcoder inspect shards/mixed --task code --rows 1"
+    )
+    inspect.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards")
+    inspect.add_argument("--task", metavar="NAME", help="only this task (default: all)")
+    inspect.add_argument("--split", default="train", choices=("train", "probe", "validation"), help="default: train")
+    inspect.add_argument("--rows", type=int, default=3, metavar="N", help="rows of each task (default: 3)")
+    inspect.add_argument("--tokenizer", metavar="PATH", help="default: the one that made the shards")
+    inspect.add_argument("--no-color", action="store_true", help="mark supervised spans without colour")
+    _json(inspect, "print the rows as JSON")
+
+
+def _training_commands(add: AddCommand) -> None:
+    validate = add(
+        "validate",
+        "check everything that can be checked without a GPU",
+        "mftcoder validate configs/code-coba-lora-zero3.json --world-size 8",
+    )
+    _config(validate)
+    validate.add_argument(
+        "--world-size", type=_positive, default=1, metavar="N", help="ranks it will run on (default: 1)"
+    )
+    _json(validate, "print the checks as JSON")
+
+    train = add(
+        "train",
+        "train one model on all tasks",
+        "mftcoder train configs/sft-mixed.json\n"
+        "  deepspeed --num_gpus 8 --module mftcoder train configs/code-coba-lora-zero3.json\n"
+        "  torchrun --nproc-per-node 8 -m mftcoder train configs/code-coba-lora-zero3.json --resume",
+    )
+    _config(train)
+    train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint, if there is one")
+
+
+def _model_commands(add: AddCommand) -> None:
+    evaluate = add(
+        "evaluate",
+        "measure the loss of each task",
+        "mftcoder evaluate exports/code --shards shards/code --against Qwen/Qwen2.5-Coder-7B",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    evaluate.add_argument("--shards", type=Path, required=True, metavar="DIR", help="shards made with its tokenizer")
+    evaluate.add_argument(
+        "--split", default="validation", choices=("train", "probe", "validation"), help="default: validation"
+    )
+    evaluate.add_argument("--against", metavar="MODEL", help="a second model, on the same rows")
+    evaluate.add_argument("--output", type=Path, metavar="FILE", help="also write the result as JSON")
+    _json(evaluate, "print the result as JSON")
+
+    generate = add("generate", "try a model", 'mftcoder generate exports/code --prompt "Write quicksort in Python."')
+    generate.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    source = generate.add_mutually_exclusive_group()
+    source.add_argument("--prompt", metavar="TEXT", help="one user message (default: read it from standard input)")
+    source.add_argument(
+        "--messages", type=Path, metavar="FILE.jsonl", help='one conversation a line: {"messages": […]}'
+    )
+    generate.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
+    generate.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token"
+    )
+    generate.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus of the sampling (default: 1)")
+    generate.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling (default: 0)")
+    generate.add_argument("--raw", action="store_true", help="continue the prompt as it is, without chat template")
+    _json(generate, "print one JSON object a line")
+
+    export = add("export", "write a run as a Hugging Face folder", "mftcoder export runs/code --to exports/code")
+    export.add_argument("run", type=Path, metavar="RUN", help="output_dir of a run")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    export.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last or step-N")
+    export.add_argument("--adapter", action="store_true", help="only the LoRA adapter, not merged into the base model")
+
+
+def _report_commands(add: AddCommand) -> None:
+    report = add(
+        "report", "write what happened as one HTML page", "mftcoder report runs/uniform runs/coba --to report.html"
+    )
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a run")
+    report.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the first run")
+
+    compare = add(
+        "compare", "hold runs against the first of them, in numbers", "mftcoder compare runs/uniform runs/coba"
+    )
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a run")
+    _json(compare, "print the comparison as JSON")
+
+
+def _setup_commands(add: AddCommand) -> None:
+    add("schema", "print the JSON schema of the config", "mftcoder schema > configs/schema.json")
+
+    env = add("env", "print versions and hardware", "mftcoder env --json")
+    _json(env, "print JSON")
+
+    import_config = add(
+        "import-config", "convert a config of MFTCoder", "mftcoder import-config old.json --to configs/new.json"
+    )
+    import_config.add_argument("old", type=Path, metavar="OLD.json", help="MFTCoder's training config")
+    import_config.add_argument("--to", type=Path, metavar="FILE", help="default: standard output")
+
+    completion = add("completion", "print a completion script for a shell", 'eval "$(mftcoder completion bash)"')
+    completion.add_argument("shell", choices=("bash", "zsh"))
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="training config (JSON)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, e.g. training.learning_rate=1e-5; repeatable",
+    )
+
+
+def _json(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument("--json", action="store_true", help=meaning)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'must be an integer above 0; found "{text}"')
+    return int(text)

@@ -1,0 +1,1 @@
+"""From task files to micro-batches."""

@@ -1,0 +1,1 @@
+"""What a model can do: the loss of every task, and generation."""

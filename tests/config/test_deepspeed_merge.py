@@ -1,0 +1,150 @@
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mftcoder.config import parse
+from mftcoder.config.deepspeed import resolve, zero_stage
+from mftcoder.errors import MftcoderError
+
+PRESETS = Path(__file__).parents[2] / "configs" / "deepspeed"
+TRAINING = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 3,
+    "learning_rate": 2e-4,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.7,
+}
+OURS = {
+    "train_micro_batch_size_per_gpu": 2,
+    "gradient_accumulation_steps": 3,
+    "train_batch_size": 24,  # 2 rows x 3 micro-batches x 4 ranks
+    "gradient_clipping": 0.7,
+    "bf16": {"enabled": True},
+    "fp16": {"enabled": False},
+}
+ADAMW = {"type": "AdamW", "params": {"lr": 2e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1}}
+
+
+def resolved(minimal, deepspeed, **model):
+    minimal["model"] |= model
+    config = parse(minimal | {"training": TRAINING, "deepspeed": deepspeed})
+    return resolve(config, world_size=4, hidden_size=64)
+
+
+def everything_auto(value):
+    return {key: everything_auto(inner) for key, inner in value.items()} if isinstance(value, dict) else "auto"
+
+
+@pytest.mark.parametrize("theirs", [{}, OURS, everything_auto(OURS), dict.fromkeys(OURS, "auto")])
+def test_our_keys_may_be_absent_auto_or_equal(minimal, theirs):
+    result = resolved(minimal, theirs)
+    assert {key: result[key] for key in OURS} == OURS
+
+
+@pytest.mark.parametrize("optimizer", ["auto", ADAMW, everything_auto(ADAMW), {"type": "AdamW"}])
+def test_an_optimizer_that_agrees_is_left_to_the_engine(minimal, optimizer):
+    result = resolved(minimal, {"optimizer": optimizer, "scheduler": "auto"})
+    assert not {"optimizer", "scheduler"} & result.keys()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"gradient_clipping": 0.5}, "gradient_clipping is 0.5, but training.max_grad_norm is 0.7. Make them equal"),
+        ({"train_micro_batch_size_per_gpu": 1}, "is 1, but training.per_device_train_batch_size is 2."),
+        ({"gradient_accumulation_steps": 1}, "is 1, but training.gradient_accumulation_steps is 3."),
+        ({"train_batch_size": 6}, "train_batch_size is 6, but micro-batch × accumulation × ranks is 2 × 3 × 4."),
+        ({"bf16": {"enabled": False}}, 'bf16.enabled is false, but model.dtype is "bfloat16".'),
+        ({"fp16": {"enabled": True}}, 'fp16.enabled is true, but model.dtype is "bfloat16".'),
+        ({"optimizer": {"type": "Adam"}}, 'optimizer.type is "Adam", but the optimizer is AdamW.'),
+        ({"optimizer": {"params": {"lr": 1e-3}}}, "lr is 0.001, but training.learning_rate is 0.0002."),
+        ({"optimizer": {"params": {"betas": [0.9, 0.95]}}}, "training.adam_beta1 and adam_beta2 are [0.9, 0.999]."),
+        ({"optimizer": {"params": {"torch_adam": True}}}, "optimizer.params.torch_adam would have no effect"),
+        ({"scheduler": {"type": "WarmupLR"}}, '"WarmupLR"}, but training.lr_scheduler_type is "cosine".'),
+        ({"zero_optimization": {"sub_group_size": "auto"}}, 'zero_optimization.sub_group_size is "auto"'),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage must be 0, 1, 2 or 3; found 4."),
+        ({"zero_optimization": "auto"}, 'zero_optimization is "auto"'),
+        ({"bf16": True}, "bf16 must be an object; found true."),
+        ({"optimizer": {"params": 3}}, "optimizer.params must be an object; found 3."),
+        ({"bfloat16": {"enabled": True}}, "Rename it to bf16."),
+    ],
+)  # fmt: skip
+def test_a_contradiction_names_both_keys_and_both_values(minimal, theirs, message):
+    with pytest.raises(MftcoderError) as caught:
+        resolved(minimal, theirs)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("deepspeed: ")
+    assert message in line
+
+
+def test_a_contradiction_in_a_file_names_the_file_and_all_are_listed(minimal, tmp_path):
+    path = tmp_path / "zero.json"
+    path.write_text(json.dumps({"gradient_clipping": 1, "train_batch_size": 1}), encoding="utf-8")
+    with pytest.raises(MftcoderError) as caught:
+        resolved(minimal, str(path))
+    assert [line.startswith(f"{path}: ") for line in str(caught.value).splitlines()] == [True, True]
+
+
+def test_float32_switches_both_low_precisions_off(minimal):
+    result = resolved(minimal, {"bf16": {"enabled": "auto"}}, dtype="float32")
+    assert (result["bf16"], result["fp16"]) == ({"enabled": False}, {"enabled": False})
+
+
+def test_everything_else_passes_through_and_the_input_is_untouched(minimal):
+    theirs = {
+        "steps_per_print": 7,
+        "comms_logger": {"enabled": True, "prof_ops": ["all_reduce"]},
+        "bf16": {"immediate_grad_update": True},
+        "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}, "reduce_bucket_size": "auto"},
+    }
+    before = copy.deepcopy(theirs)
+    result = resolved(minimal, theirs)
+    assert theirs == before
+    assert result["steps_per_print"] == 7
+    assert result["comms_logger"] == theirs["comms_logger"]
+    assert result["bf16"] == {"immediate_grad_update": True, "enabled": True}
+    assert result["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    assert result["wall_clock_breakdown"] is False
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_presets_resolve_to_their_stage(minimal, stage):
+    assert zero_stage(resolved(minimal, str(PRESETS / f"zero{stage}.json"))) == stage
+
+
+def test_zero_is_off_when_nothing_is_said(minimal):
+    assert zero_stage(resolved(minimal, {})) == 0
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_transformers_fills_the_same_values(minimal, stage):
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    preset = json.loads((PRESETS / f"zero{stage}.json").read_text())
+    oracle = HfTrainerDeepSpeedConfig(copy.deepcopy(preset))
+    arguments = SimpleNamespace(
+        world_size=4, save_on_each_node=False, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
+        fp16=False, fp16_full_eval=False, bf16=True, bf16_full_eval=False, get_warmup_steps=lambda steps: 0, **TRAINING,
+    )  # fmt: skip
+    oracle.trainer_config_process(arguments)
+    oracle.trainer_config_finalize(arguments, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 10)
+    result = resolved(minimal, preset)
+    assert {key: result[key] for key in preset} == oracle.config
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_deepspeed_itself_reads_the_result(minimal, stage, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    config = parse(minimal | {"training": TRAINING, "deepspeed": str(PRESETS / f"zero{stage}.json")})
+    read = DeepSpeedConfig(resolve(config, world_size=1, hidden_size=64))
+    assert (read.train_batch_size, read.gradient_clipping, int(read.zero_optimization_stage)) == (6, 0.7, stage)
+    assert read.bfloat16_config.enabled
+    assert not read.float16_config.enabled
+    assert read.optimizer_name is None

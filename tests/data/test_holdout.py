@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mftcoder.data.holdout import Split, group_hash, hold_out
+
+groups_strategy = st.lists(st.integers(0, 12), min_size=1, max_size=60)
+
+
+def hashed(groups: list[int], seed: int = 0) -> np.ndarray:
+    return np.array([group_hash(str(group), seed) for group in groups], np.uint64)
+
+
+@given(groups_strategy, st.sampled_from([0.0, 0.05, 0.3, 0.9]))
+def test_splits_are_whole_groups_and_hold_every_sample_once(groups: list[int], fraction: float) -> None:
+    members, shared = hold_out(hashed(groups), fraction)
+    parts = [members[Split.TRAIN], members[Split.VALIDATION], *([] if shared else [members[Split.PROBE]])]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
+    of_part = [{groups[i] for i in part} for part in parts]
+    assert sum(map(len, of_part)) == len(set(groups))
+    assert len(members[Split.TRAIN]) > 0
+    assert (len(members[Split.VALIDATION]) > 0) == (fraction > 0 and len(set(groups)) > 1)
+    assert (len(members[Split.PROBE]) > 0) == (len(members[Split.VALIDATION]) > 0)
+    if shared:
+        assert members[Split.PROBE].tolist() == members[Split.VALIDATION].tolist()
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "fraction", "held", "probe"),
+    [
+        (100, 0.05, 5, 3),
+        (100, 0.1, 10, 5),
+        (9, 0.05, 1, 1),
+        (2, 0.5, 1, 1),
+        (3, 0.9, 2, 1),
+        (1, 0.5, 0, 0),
+        (50, 0.0, 0, 0),
+    ],
+)
+def test_sizes_of_the_parts_for_samples_without_groups(
+    num_samples: int, fraction: float, held: int, probe: int
+) -> None:
+    members, shared = hold_out(hashed(list(range(num_samples))), fraction)
+    assert len(members[Split.TRAIN]) == num_samples - held
+    assert len(members[Split.PROBE]) == probe
+    assert len(members[Split.VALIDATION]) == (held if shared else held - probe)
+    assert shared == (held == 1)
+
+
+def test_held_out_samples_stay_held_out_when_samples_are_reordered_or_added() -> None:
+    def held(groups: list[int]) -> set[int]:
+        members, _ = hold_out(hashed(groups), 0.1)
+        return {groups[i] for split in (Split.PROBE, Split.VALIDATION) for i in members[split]}
+
+    before = held(list(range(1000)))
+    assert held(list(range(999, -1, -1))) == before
+    after = held(list(range(1100)))
+    # Of 110 held out, those among the old 1000 are the lowest hashes of the old ones: all but a few of the same.
+    assert len(before & after) >= 90
+    assert len({group for group in after if group < 1000} - before) == 0 or len(before - after) == 0
+
+
+def test_the_hash_never_changes_and_depends_on_the_seed() -> None:
+    assert group_hash("a", 1) == 4942068887039823890
+    assert group_hash("a", 1) != group_hash("a", 2)

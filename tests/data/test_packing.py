@@ -1,0 +1,85 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mftcoder.data.packing import best_fit_decreasing, pack, shuffle_rows
+from mftcoder.data.permutation import permutation, splitmix64
+
+CAPACITY = 20
+lengths_strategy = st.lists(st.integers(1, CAPACITY), max_size=40)
+
+
+def brute_force(lengths: list[int]) -> list[list[int]]:
+    rows: list[list[int]] = []
+    for sample in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        spaces = [CAPACITY - sum(lengths[i] for i in row) for row in rows]
+        fitting = [r for r, space in enumerate(spaces) if space >= lengths[sample]]
+        if fitting:
+            rows[min(fitting, key=lambda r: spaces[r])].append(sample)
+        else:
+            rows.append([sample])
+    return rows
+
+
+def rows_of(layout) -> list[list[int]]:
+    return [layout.order[a:b].tolist() for a, b in zip(layout.row_starts[:-1], layout.row_starts[1:], strict=True)]
+
+
+@given(lengths_strategy)
+def test_rows_are_those_of_a_search_through_all_rows(lengths: list[int]) -> None:
+    assert rows_of(best_fit_decreasing(np.array(lengths, np.int32), CAPACITY)) == brute_force(lengths)
+
+
+@given(lengths_strategy, st.integers(0, 5))
+def test_a_shuffle_moves_whole_rows(lengths: list[int], seed: int) -> None:
+    layout = best_fit_decreasing(np.array(lengths, np.int32), CAPACITY)
+    order = np.random.default_rng(seed).permutation(len(layout.row_starts) - 1)
+    assert rows_of(shuffle_rows(layout, order)) == [rows_of(layout)[row] for row in order]
+
+
+@pytest.mark.parametrize("mode", ["pack", "pad", "pad_to_max"])
+def test_every_sample_has_one_place_and_no_row_overflows(mode: str) -> None:
+    lengths = np.clip(np.random.default_rng(0).lognormal(5, 1, 5000), 1, 512).astype(np.int32)
+    layout = pack(lengths, 512, mode, 1)
+    assert sorted(layout.order.tolist()) == list(range(5000))
+    filled = [lengths[row].sum() for row in rows_of(layout)]
+    assert max(filled) <= 512
+    assert len(filled) == 5000 if mode != "pack" else len(filled) <= math.ceil(lengths.sum() / 512 * 1.01)
+
+
+def test_a_length_beyond_the_capacity_is_refused() -> None:
+    with pytest.raises(ValueError, match="lengths must lie in 1 … 20; found 3 … 21"):
+        best_fit_decreasing(np.array([3, 21]), CAPACITY)
+
+
+def test_splitmix64_gives_the_published_numbers() -> None:
+    # The well-known first outputs for this seed, found with implementations in many languages.
+    assert splitmix64(1234567, 5).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_the_permutation_never_changes() -> None:
+    assert permutation(10, 42, 0).tolist() == [6, 2, 5, 7, 0, 9, 4, 3, 8, 1]
+
+
+def test_every_order_is_equally_likely() -> None:
+    trials = 12_000
+    seen = Counter(tuple(permutation(4, seed, epoch).tolist()) for seed in range(100) for epoch in range(trials // 100))
+    expected = trials / 24
+    chi_squared = sum((seen[order] - expected) ** 2 / expected for order in seen)
+    assert len(seen) == 24
+    assert chi_squared < 49.7  # 23 degrees of freedom, p = 0.001
+
+
+def test_seed_and_epoch_do_not_stand_in_for_each_other() -> None:
+    orders = [tuple(permutation(20, *key)) for key in [(1, 2), (2, 1), (3, 0), (0, 3), (3,), (-3,)]]
+    assert len(set(orders)) == len(orders)

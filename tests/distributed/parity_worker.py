@@ -1,0 +1,117 @@
+"""Run by the launcher in test_parity.py: the same 20 steps under many engines and cuts; losses and gradients to a file.
+
+    torchrun … parity_worker.py OUT CASE [CASE …]        CASE: stage:micro_rows:accumulation[:lora]
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from conftest import random_rows, tiny_llama
+
+from mftcoder.config.deepspeed import resolve
+from mftcoder.config.load import parse
+from mftcoder.config.schema import Config, Lora
+from mftcoder.data.loader import Loader, Schedule
+from mftcoder.data.mixture import Mixture
+from mftcoder.distributed import Group
+from mftcoder.losses.weighting import build
+from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.load import add_lora
+from mftcoder.tasks import TaskSet
+from mftcoder.training.step import train_step
+
+STEPS, ROWS_PER_STEP = 20, 8
+TASKS = TaskSet(("code", "math", "rare"))
+# 3 tasks, 27 + 9 + 2 rows: an epoch of 38 rows is 5 steps, the last of 6 rows, so that a rank can be without rows.
+ROWS = [
+    random_rows(1, [[11, 8, 5], [20, 3], [24]] * 9),
+    random_rows(2, [[6, 17], [9, 9, 4], [13]] * 3, supervised_share=0.2),
+    # In the first row nothing is supervised: alone in a micro-batch it leaves a rank without a position.
+    [row._replace(supervised=row.supervised & (number > 0)) for number, row in enumerate(random_rows(3, [[10], [21]]))],
+]
+
+
+def config(stage: int, micro: int, accumulation: int, reduction: str = "sample") -> Config:
+    zero = {"stage": stage}
+    if stage == 3:
+        zero |= {"stage3_param_persistence_threshold": 0}
+    return parse(
+        {
+            "output_dir": "unused",
+            "model": {"path": "unused", "dtype": "float32"},
+            "data": {"tasks": [{"name": name, "path": "unused"} for name in TASKS]},
+            "loss": {
+                "reduction": {"type": reduction},
+                "weighting": {"type": "given", "weights": {"code": 1.0, "math": 2.0, "rare": 3.0}},
+            },
+            "training": {
+                "per_device_train_batch_size": micro,
+                "gradient_accumulation_steps": accumulation,
+                "weight_decay": 0.1,
+                "max_grad_norm": 0.5,
+                "learning_rate": 3e-4,
+            },
+            "deepspeed": {"zero_optimization": zero},
+        }
+    )
+
+
+def model(lora: bool) -> TokenNLL:
+    causal = tiny_llama()
+    torch.manual_seed(5)
+    return TokenNLL(add_lora(causal, Lora(rank=4, dropout=0.0)) if lora else causal, CausalAdapter())
+
+
+def run(engine, settings: Config, group: Group, read_gradient) -> dict:
+    """Losses of all steps, the gradient of the first and of a short step, and norms."""
+    loader = Loader(ROWS, group.rank, group.size, isolate_samples=True, length=None)
+    schedule = Schedule(Mixture(tuple(len(rows) for rows in ROWS), seed=7), ROWS_PER_STEP)
+    weighting = build(settings.loss.weighting, TASKS)
+    found: dict = {"losses": [], "norms": [], "gradients": []}
+    plain_step = engine.step
+
+    def step_after_reading(rate: float, *, skip: bool = False):
+        if len(found["losses"]) in (0, 4):
+            found["gradients"].append(read_gradient(engine.model))
+        return plain_step(rate, skip=skip)
+
+    engine.step = step_after_reading
+    for step in range(STEPS):
+        result = train_step(
+            engine,
+            list(loader.deal(schedule.rows(step), settings.training.per_device_train_batch_size)),
+            weighting,
+            step=step,
+            learning_rate=settings.training.learning_rate,
+            reduction=settings.loss.reduction.type,
+            num_tasks=len(TASKS),
+            group=group,
+        )
+        found["losses"].append(result.loss)
+        found["norms"].append(result.info.grad_norm)
+    return found
+
+
+def main(out: str, cases: list[str]) -> None:
+    from deepspeed.utils import safe_get_full_grad
+
+    from mftcoder.engine.deepspeed import DeepSpeedEngine, process_group
+
+    def read_gradient(trained: TokenNLL) -> torch.Tensor:
+        return torch.cat([safe_get_full_grad(p).flatten().cpu() for p in trained.parameters() if p.requires_grad])
+
+    found = {}
+    with process_group() as group:
+        for case in cases:
+            stage, micro, accumulation, *rest = case.split(":")
+            settings = config(int(stage), int(micro), int(accumulation))
+            resolved = resolve(settings, world_size=group.size, hidden_size=32)
+            engine = DeepSpeedEngine(model("lora" in rest), settings.training, resolved, group)
+            found[case] = run(engine, settings, group, read_gradient)
+        if group.is_main:
+            torch.save(found, Path(out))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,67 @@
+"""DeepSpeed against plain torch: every ZeRO stage and every cut of a step into ranks, micro-batches and accumulation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from parity_worker import STEPS, config, model, run
+
+from mftcoder.distributed import Group
+from mftcoder.engine.local import LocalEngine
+
+HERE = Path(__file__).parent
+STAGES = (0, 1, 2, 3)
+CASES = {  # ranks -> stage:micro_rows:accumulation
+    1: [f"{stage}:{cut}" for stage in STAGES for cut in ("8:1", "1:8")] + ["2:8:1:lora", "3:1:8:lora"],
+    2: [f"{stage}:{cut}" for stage in STAGES for cut in ("4:1", "1:4")] + ["0:4:1:lora", "3:1:4:lora"],
+}
+pytestmark = pytest.mark.engine
+
+
+def local_run(*, lora: bool) -> dict:
+    """The whole step in one micro-batch, in plain torch."""
+    settings = config(0, 8, 1)
+    engine = LocalEngine(model(lora), settings.training)
+
+    def read_gradient(trained: torch.nn.Module) -> torch.Tensor:
+        return torch.cat([p.grad.flatten() for p in trained.parameters() if p.requires_grad])
+
+    return run(engine, settings, Group(), read_gradient)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> dict[bool, dict]:
+    return {lora: local_run(lora=lora) for lora in (False, True)}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
+    """The results of one launch for each number of ranks."""
+    results = {}
+    for ranks, cases in CASES.items():
+        out = tmp_path_factory.mktemp("parity") / "found.pt"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+        subprocess.run([*launcher, str(HERE / "parity_worker.py"), str(out), *cases], check=True, env=environment)
+        results[ranks] = torch.load(out, weights_only=True)
+    return results
+
+
+@pytest.mark.parametrize(("ranks", "case"), [(ranks, case) for ranks, cases in CASES.items() for case in cases])
+def test_losses_and_gradients_equal_those_of_plain_torch(oracle, found, ranks, case):
+    expected, ours = oracle[case.endswith("lora")], found[ranks][case]
+    assert len(ours["losses"]) == STEPS
+    torch.testing.assert_close(ours["losses"], expected["losses"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours["norms"], expected["norms"], rtol=1e-5, atol=0)
+    for gradient, reference in zip(ours["gradients"], expected["gradients"], strict=True):
+        assert (gradient - reference).norm() / reference.norm() <= 1e-6
+
+
+def test_the_oracle_learns_and_clips(oracle):
+    for run_of in oracle.values():
+        first, last = sum(run_of["losses"][:5]), sum(run_of["losses"][-5:])  # the same epoch's rows
+        assert last < 0.99 * first
+        assert max(run_of["norms"]) > 0.5
