@@ -40,6 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _data_commands(add: AddCommand) -> None:
+    construct = add(
+        "construct",
+        "make task files",
+        "mftcoder construct from-source tasks --roots ~/projects --max-samples 10000",
+    )
+    _from_source(construct.add_subparsers(title="ways", dest="way", required=True, metavar="WAY"))
+
     tokenize = add("tokenize", "turn task files into packed shards", "mftcoder tokenize configs/sft-mixed.json")
     _config(tokenize)
     tokenize.add_argument("--overwrite", action="store_true", help="replace shards that were made otherwise")
@@ -55,6 +62,22 @@ def _data_commands(add: AddCommand) -> None:
     inspect.add_argument("--tokenizer", metavar="PATH", help="default: the one that made the shards")
     inspect.add_argument("--no-color", action="store_true", help="mark supervised spans without colour")
     _json(inspect, "print the rows as JSON")
+
+
+def _from_source(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "five tasks from Python source code, by parsing it"
+    parser = ways.add_parser("from-source", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the task files")
+    parser.add_argument(
+        "--roots", type=Path, nargs="+", metavar="DIR", help="where to look (default: this Python's standard library)"
+    )
+    parser.add_argument(
+        "--tasks", metavar="TASK,TASK…", help="of completion, text-to-code, comment, repair, text (default: all)"
+    )
+    parser.add_argument("--max-samples", type=_positive, metavar="N", help="of each task (default: all)")
+    parser.add_argument("--max-chars", type=_positive, metavar="N", help="of a conversation (default: 6000)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of cuts, defects and choice (default: 0)")
+    _json(parser, "print the counts as JSON")
 
 
 def _training_commands(add: AddCommand) -> None:
@@ -102,6 +125,16 @@ def _model_commands(add: AddCommand) -> None:
     source.add_argument(
         "--messages", type=Path, metavar="FILE.jsonl", help='one conversation a line: {"messages": […]}'
     )
+    source.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="SHARDS",
+        help="validation samples; prints their true answers too, as JSON lines",
+    )
+    generate.add_argument("--task", metavar="NAME", help="with --held-out: only this task (default: all)")
+    generate.add_argument(
+        "--per-task", type=_positive, default=2, metavar="N", help="with --held-out: samples of each task (default: 2)"
+    )
     generate.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
     generate.add_argument(
         "--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token"
@@ -109,6 +142,7 @@ def _model_commands(add: AddCommand) -> None:
     generate.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus of the sampling (default: 1)")
     generate.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling (default: 0)")
     generate.add_argument("--raw", action="store_true", help="continue the prompt as it is, without chat template")
+    generate.add_argument("--to", type=Path, metavar="FILE.jsonl", help="write one JSON object a line into this file")
     _json(generate, "print one JSON object a line")
 
     export = add("export", "write a run as a Hugging Face folder", "mftcoder export runs/code --to exports/code")

@@ -41,6 +41,23 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def construct(arguments: Namespace) -> int:
+    """Task files out of source code."""
+    from mftcoder.construct.from_source import MAX_CHARS, TASKS, construct, table
+
+    counts = construct(
+        arguments.out,
+        arguments.roots,
+        arguments.tasks.split(",") if arguments.tasks else TASKS,
+        max_samples=arguments.max_samples,
+        max_chars=arguments.max_chars or MAX_CHARS,
+        seed=arguments.seed,
+        tell=_tell,
+    )
+    _show(arguments, counts, table(counts))
+    return 0
+
+
 def tokenize(arguments: Namespace) -> int:
     """Task files into packed shards."""
     config = _config(arguments)
@@ -99,26 +116,29 @@ def evaluate(arguments: Namespace) -> int:
 
     result = evaluate(arguments.model, arguments.shards, split=arguments.split, against=arguments.against)
     if arguments.output:
-        _write(arguments.output, result)
+        _write(arguments.output, _as_json(result))
     _show(arguments, result, table(result))
     return 0
 
 
 def generate(arguments: Namespace) -> int:
-    """A model's answers to prompts."""
-    prompts = _prompts(arguments)
-    from mftcoder.evaluation.generation import generate
+    """A model's answers to prompts, or to held-out samples beside the true ones."""
+    prompts = None if arguments.held_out else _prompts(arguments)
+    from mftcoder.evaluation.generation import Sampling, generate, generate_held_out
 
-    answers = generate(
-        arguments.model,
-        prompts,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-    )
-    for prompt, answer in zip(prompts, answers, strict=True):
-        print(json.dumps({"prompt": prompt, "generated": answer}, ensure_ascii=False) if arguments.json else answer)
+    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
+    if prompts is None:
+        answers = generate_held_out(
+            arguments.model, arguments.held_out, sampling, task=arguments.task, per_task=arguments.per_task
+        )
+    else:
+        answers = generate(arguments.model, prompts, sampling)
+    as_json = arguments.held_out or arguments.json or arguments.to
+    lines = [json.dumps(answer, ensure_ascii=False) if as_json else answer["generated"] for answer in answers]
+    if arguments.to:
+        _write(arguments.to, "\n".join(lines))
+    else:
+        print(*lines, sep="\n")
     return 0
 
 
@@ -182,7 +202,7 @@ def import_config(arguments: Namespace) -> int:
     for note in notes:
         _tell(note)
     if arguments.to:
-        _write(arguments.to, config)
+        _write(arguments.to, _as_json(config))
     else:
         _print_json(config)
     return 0
@@ -203,6 +223,7 @@ def completion(arguments: Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "construct": construct,
     "tokenize": tokenize,
     "inspect": inspect,
     "validate": validate,
@@ -254,12 +275,16 @@ def _console() -> Any:
 
 
 def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    print(_as_json(content))
 
 
-def _write(path: Path, content: Any) -> None:
+def _as_json(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise MftcoderError(
             f"{path}: cannot be written: {error.strerror}. Name a file in a folder that exists."

@@ -8,12 +8,12 @@ class MftcoderError(Exception):
 
 
 class RunError(MftcoderError):
-    """The input was in order but the run could not go on (non-finite losses, a rank that did not answer): exit code 1."""
+    """The input was in order but the run could not go on (losses not finite, a rank that is silent): exit code 1."""
 
     exit_code = 1
 
 
-class ReportedByMain(MftcoderError):
+class ReportedByMain(MftcoderError):  # noqa: N818 - it says where the error is, not what
     """An error of rank 0 on another rank: it ends this process too, but only rank 0 prints it."""
 
     def __init__(self, original: MftcoderError) -> None:

@@ -11,7 +11,7 @@ class Batch:
     """B rows of T tokens, of which S positions are supervised and belong to N samples.
 
     ``supervised`` holds the flat indices (into B·T) of the positions whose *next* token is a target. It is made on the
-    host, so that selecting them never makes an accelerator wait; a target is never in another segment than its position.
+    host, so that selecting them never makes an accelerator wait; target and position lie in the same segment.
     """
 
     input_ids: Tensor  # [B, T] int64

@@ -35,6 +35,7 @@ class EncodedRecords(NamedTuple):
 
     samples: Samples  # ids count all samples, dropped ones too, so that they name a sample's place in the input
     groups: NDArray[np.uint64]  # [N] hashes; equal for samples that must stay in one split
+    named: NDArray[np.bool_]  # [N] whether the record itself named its group
     counts: Counter[str]  # records, samples (with dropped ones), texts_split, truncated, truncated_tokens
     dropped: Counter[str]  # reason -> samples
 
@@ -55,6 +56,7 @@ class Encoder:
         kept: list[Encoded] = []
         ids: list[int] = []
         groups: list[int] = []
+        named: list[bool] = []
         for record, encoded in zip(records, encode(records, self.tokenizer), strict=True):
             for sample in self._fitted(record, encoded, counts):
                 reason = self._fault(record, encoded, sample)
@@ -64,8 +66,10 @@ class Encoder:
                     kept.append(sample)
                     ids.append(counts["samples"])
                     groups.append(group_hash(_group(record), self.seed))
+                    named.append(record.group is not None)
                 counts["samples"] += 1
-        return EncodedRecords(_flat(kept, ids), np.array(groups, np.uint64), counts, dropped)
+        hashes, are_named = np.array(groups, np.uint64), np.array(named, np.bool_)
+        return EncodedRecords(_flat(kept, ids), hashes, are_named, counts, dropped)
 
     def _fitted(self, record: Record, encoded: Encoded, counts: Counter[str]) -> list[Encoded]:
         """``encoded`` cut to the length of a row: texts into pieces, conversations at the end unless to be dropped."""
@@ -94,7 +98,7 @@ class Encoder:
 def _group(record: Record) -> str:
     """What must not be divided: the record's group, or else all records of the same content."""
     if record.group is not None:
-        return f"group:{record.group}"
+        return record.group
     if isinstance(record, Text):
         return f"text:{record.text}"
     turns = [[message.role, message.content, dict(message.fields)] for message in record.messages]
@@ -114,16 +118,19 @@ def joined(chunks: Iterable[EncodedRecords]) -> EncodedRecords:
     """The chunks as one, with samples numbered through."""
     parts: list[Samples] = []
     groups: list[NDArray[np.uint64]] = []
+    named: list[NDArray[np.bool_]] = []
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     for chunk in chunks:
         parts.append(chunk.samples._replace(ids=chunk.samples.ids + counts["samples"]))
         groups.append(chunk.groups)
+        named.append(chunk.named)
         counts += chunk.counts
         dropped += chunk.dropped
     return EncodedRecords(
         Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))),
         np.concatenate(groups),
+        np.concatenate(named),
         counts,
         dropped,
     )

@@ -58,8 +58,8 @@ def collate(rows: Sequence[tuple[int, Row]], *, isolate_samples: bool, length: i
 class Loader:
     """Cuts the rows of a step, or of a validation pass, into this rank's micro-batches.
 
-    Rows are dealt out micro-batch by micro-batch, rank by rank. Every rank gets the same number of micro-batches, so that
-    collectives inside the forward pass match; where rows run out, a rank's micro-batch is empty.
+    Rows are dealt out micro-batch by micro-batch, rank by rank. Every rank gets the same number of micro-batches, so
+    that collectives inside the forward pass match; where rows run out, a rank's micro-batch is empty.
     """
 
     tasks: Sequence[Rows]  # rows of each task, in the order of the TaskSet

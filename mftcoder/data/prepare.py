@@ -123,7 +123,7 @@ def _write_task(folder: Path, task: str, settings: Settings, encoded: EncodedRec
         raise MftcoderError(
             f'task "{task}": no supervised token is left to train on: all samples were dropped ({reasons}).'
         )
-    held = hold_out(encoded.groups, settings.validation_fraction)
+    held = hold_out(encoded.groups, encoded.named, settings.validation_fraction)
     starts = np.cumsum(samples.lengths, dtype=np.int64) - samples.lengths
     supervised_tokens = np.add.reduceat(samples.supervised, starts, dtype=np.int64)
     splits = {}

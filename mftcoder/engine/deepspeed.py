@@ -1,4 +1,4 @@
-"""Production: every run goes through ``deepspeed.initialize``, also on one CPU. The only module that imports deepspeed."""
+"""Production: every run goes through ``deepspeed.initialize``, also on one CPU. Nothing else imports deepspeed."""
 
 import logging
 import math
@@ -110,9 +110,7 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._engine.save_checkpoint(
-            str(directory), TAG, save_latest=False, exclude_frozen_parameters=self._frozen
-        )
+        self._engine.save_checkpoint(str(directory), TAG, save_latest=False, exclude_frozen_parameters=self._frozen)
 
     def load(self, directory: Path) -> None:
         self._engine.load_checkpoint(str(directory), TAG, load_module_strict=not self._frozen)

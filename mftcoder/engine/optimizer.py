@@ -11,7 +11,8 @@ from mftcoder.config.schema import Training
 
 def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices, never on biases and gains."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             # Under ZeRO-3 a partitioned parameter is flat; its true shape is beside it.

@@ -21,7 +21,10 @@ class StepInfo:
 class Engine(Protocol):
     """Runs the model and updates its weights. Losses handed to ``backward`` are this rank's share of a global sum."""
 
-    model: TokenNLL
+    @property
+    def model(self) -> TokenNLL:
+        """What is trained."""
+        ...
 
     def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(nll [S], loss []) as in ``losses.chunked_nll``; ``batch`` may be on the host."""

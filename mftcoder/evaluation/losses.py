@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from mftcoder.data.loader import Loader
 from mftcoder.data.manifest import vocabulary_hash
@@ -26,7 +28,9 @@ class SampleLosses(NamedTuple):
     tokens: NDArray[np.int64]  # [N]
 
 
-def evaluate(model: str, shards: str | Path, *, split: str = "validation", against: str | None = None) -> dict[str, Any]:
+def evaluate(
+    model: str, shards: str | Path, *, split: str = "validation", against: str | None = None
+) -> dict[str, Any]:
     """NLL per supervised token of every task on ``split``, each sample by itself.
 
     Args:
@@ -40,7 +44,7 @@ def evaluate(model: str, shards: str | Path, *, split: str = "validation", again
         raise MftcoderError(f"{shards}: the split {split} is empty. Tokenize with a data.validation_fraction above 0.")
     ours = _losses(model, opened, split)
     theirs = _losses(against, opened, split) if against else None
-    tasks = {}
+    tasks: dict[str, dict[str, Any]] = {}
     for task, found in ours.items():
         tasks[task] = {"nll": _mean(found), "tokens": int(found.tokens.sum()), "samples": len(found.tokens)}
         if theirs:
@@ -80,8 +84,8 @@ def _mean(losses: SampleLosses) -> float:
     return float(losses.totals.sum() / losses.tokens.sum())
 
 
-def _losses(name: str, shards: Shards, split: str) -> dict[str, SampleLosses]:
-    """By task, leaving out tasks that the split does not hold."""
+def load_for_shards(name: str, shards: Shards) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+    """As ``load_for_use``; MftcoderError if ``shards`` were made with another tokenizer."""
     model, tokenizer = load_for_use(name)
     made_with = shards.manifest.inputs.tokenizer
     if vocabulary_hash(tokenizer) != made_with.hash:
@@ -89,6 +93,12 @@ def _losses(name: str, shards: Shards, split: str) -> dict[str, SampleLosses]:
             f"{shards.folder} was made with the tokenizer of {made_with.path}; that of {name} is another. "
             "Tokenize the tasks for this model."
         )
+    return model, tokenizer
+
+
+def _losses(name: str, shards: Shards, split: str) -> dict[str, SampleLosses]:
+    """By task, leaving out tasks that the split does not hold."""
+    model, _ = load_for_shards(name, shards)
     nll = TokenNLL(model, CausalAdapter())
     rows = {task: shards.rows(task, split) for task in shards.tasks}
     return {task: _task_losses(nll, found) for task, found in rows.items() if len(found)}
@@ -103,7 +113,7 @@ def _task_losses(model: TokenNLL, rows: Rows) -> SampleLosses:
         values = model(batch.to(device))[0].double().cpu().numpy()
         samples, count = batch.sample_ids.numpy(), len(batch.sample_keys)
         keys.append(batch.sample_keys.numpy())
-        totals.append(np.bincount(samples, values, count))
+        totals.append(np.bincount(samples, values, count).astype(np.float64))
         tokens.append(np.bincount(samples, minlength=count))
     order = np.argsort(np.concatenate(keys))
     return SampleLosses(np.concatenate(totals)[order], np.concatenate(tokens)[order])

@@ -146,4 +146,5 @@ class _Gradients:
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients of hidden, weight and bias in the dtypes of these."""
         dtype = self._inputs[1].dtype
-        return self.hidden, *(None if g is None else g.to(dtype) for g in (self.weight, self.bias))
+        weight, bias = (None if grad is None else grad.to(dtype) for grad in (self.weight, self.bias))
+        return self.hidden, weight, bias

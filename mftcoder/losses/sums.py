@@ -1,8 +1,8 @@
 """Reductions: how the tokens of a task become one number, exactly, whatever the cut into micro-batches and ranks.
 
-A reduction gives every supervised token a weight within its unit (a token or a sample). The total S_i of weighted NLL and
-the number of units T_i of task i add up over micro-batches and ranks, and T_i is known before the first forward pass, so
-each micro-batch contributes its share of the step's loss Σ_i a_i · S_i / T_i.
+A reduction gives every supervised token a weight within its unit (a token or a sample). The total S_i of weighted NLL
+and the number of units T_i of task i add up over micro-batches and ranks, and T_i is known before the first forward
+pass, so each micro-batch contributes its share of the step's loss Σ_i a_i · S_i / T_i.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ REDUCTIONS = {"token": token_weights, "sample": sample_weights}
 
 
 def count_units(batches: Iterable[Batch], num_tasks: int, reduction: str) -> Tensor:
-    """[K] float64: units per task in ``batches``, which are on the host. Samples without a supervised token do not count."""
+    """[K] float64: units per task in ``batches`` (on the host). Samples without a supervised token do not count."""
     counts = np.zeros(num_tasks)
     for batch in batches:
         tasks = batch.supervised_tasks.numpy()

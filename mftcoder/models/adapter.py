@@ -1,4 +1,4 @@
-"""What differs between model families: where the backbone is, how samples of a row are isolated, how logits are made."""
+"""What differs between model families: where the backbone is, how samples are isolated, how logits are made."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
 
 
 class Head(nn.Module):
-    """The output projection as a loss. It owns the model's own parameters, so that ZeRO-3 gathers them around its forward."""
+    """The output projection as a loss. It holds the model's own parameters, so that ZeRO-3 gathers them for it."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, transform: LogitTransform) -> None:
         super().__init__()
@@ -20,17 +20,15 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor, targets: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
         """See ``chunked_nll``."""
-        return chunked_nll(
-            hidden, self.weight, self.bias, targets, coefficients=coefficients, transform=self.transform
-        )
+        return chunked_nll(hidden, self.weight, self.bias, targets, coefficients=coefficients, transform=self.transform)
 
 
 @dataclass(frozen=True)
 class CausalAdapter:
     """Any causal language model of transformers whose logits are a linear map of the last hidden state.
 
-    Isolation rests on ``position_ids`` that restart at each sample, with no attention mask and no cache: the library then
-    builds a block mask (sdpa, eager) or cumulative lengths (FlashAttention). ``models.check`` proves it before training.
+    Isolation rests on ``position_ids`` that restart at each sample, with no attention mask and no cache: the library
+    then builds a block mask (sdpa, eager) or cumulative lengths (FlashAttention). ``models.check`` proves it.
     """
 
     def backbone(self, model: PreTrainedModel) -> nn.Module:
@@ -66,9 +64,9 @@ class TokenNLL(nn.Module):
     The head lives inside ``forward``, and only supervised positions reach it.
     """
 
-    def __init__(self, model: nn.Module, adapter: CausalAdapter) -> None:
+    def __init__(self, model: PreTrainedModel, adapter: CausalAdapter) -> None:
         super().__init__()
-        self.model = model  # a PreTrainedModel, or a PeftModel around one
+        self.model = model  # or a PeftModel around one
         self.adapter = adapter
         self.head = adapter.head(self.causal)
 

@@ -1,4 +1,4 @@
-"""Proof, before the first step, that the model is understood: its loss is ours, and packed samples do not see each other.
+"""Proof, before the first step, that the model is understood: our loss is its own, and packed samples are isolated.
 
 Packed rows leak in silence in some families and settings of the library, so this runs on the very model, backend and
 precision of the run. Every rank must take part: under ZeRO-3 a forward pass is a collective.

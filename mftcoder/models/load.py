@@ -4,7 +4,6 @@ import importlib.util
 import sys
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -56,8 +55,8 @@ def load_causal(settings: Model) -> PreTrainedModel:
     return model
 
 
-def add_lora(model: PreTrainedModel, lora: Lora) -> nn.Module:
-    """The model with trainable low-rank adapters on ``lora.target_modules``, everything else frozen."""
+def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """The model (as a PeftModel) with trainable adapters on ``lora.target_modules``, all else frozen."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -42,7 +42,9 @@ def complete_checkpoints(output_dir: Path) -> list[Checkpoint]:
         try:
             found.append(Checkpoint(path.parent, json.loads(path.read_text())))
         except (OSError, json.JSONDecodeError) as error:
-            raise MftcoderError(f"{path}: not readable: {error}. Delete the folder to resume from an earlier one.") from error
+            raise MftcoderError(
+                f"{path}: not readable: {error}. Delete the folder to resume from an earlier one."
+            ) from error
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -64,7 +66,7 @@ def find_checkpoint(output_dir: Path, which: str) -> Checkpoint:
 
 
 def save_checkpoint(output_dir: Path, engine: Engine, state: Mapping[str, Any], group: Group, keep: int | None) -> None:
-    """Write ``state`` (its "step" names the folder) and the engine's files; then delete what exceeds ``keep``. Collective.
+    """Write ``state`` (its "step" names the folder) and the engine's files; then delete beyond ``keep``. Collective.
 
     Never deletes the checkpoint of ``state["best_step"]`` or the one just written.
     """

@@ -140,6 +140,7 @@ def validate(run: Run) -> bool:
     losses, seconds = measure(run, *run.validation)
     improved = run.early_stopping.observe(run.step, run.epoch, losses)
     ratios = run.early_stopping.ratios
+    assert ratios is not None  # there was an evaluation
     run.metrics.write(
         "validation",
         run.step,

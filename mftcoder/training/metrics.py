@@ -113,7 +113,9 @@ class Metrics:
             tokens_per_second=window.tokens / seconds,
             skipped=window.skipped,
         )
-        self._show(step, window.loss / taken, losses, window.weights / taken, window.tokens / seconds, seconds / window.steps)
+        self._show(
+            step, window.loss / taken, losses, window.weights / taken, window.tokens / seconds, seconds / window.steps
+        )
         self.window, self._since = Window(len(self._tasks)), now
 
     def close(self) -> None:
@@ -131,9 +133,8 @@ class Metrics:
             f"{name} {value:.3f} (w {weight:.2f})" if np.isfinite(value) else f"{name} –"
             for name, value, weight in zip(self._tasks, losses, weights, strict=True)
         )
-        line = (
-            f"step {step}/{self._total_steps}  loss {loss:.4f}  {tasks}  {rate:,.0f} tokens/s  left {minutes}:{seconds:02d}"
-        )
+        line = f"step {step}/{self._total_steps}  loss {loss:.4f}  {tasks}  {rate:,.0f} tokens/s"
+        line += f"  left {minutes}:{seconds:02d}"
         if self._live.is_started:
             self._live.update(Text(line))
         else:
@@ -144,15 +145,17 @@ class Metrics:
 
 
 def cut(output_dir: Path, step: int) -> None:
-    """Drop the lines of metrics.jsonl after optimizer step ``step``, and a last line that a kill left unfinished."""
+    """Drop from metrics.jsonl what came after step ``step``: later lines, the run's end, a line half written."""
     path = output_dir / FILE
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+        if not line.endswith("\n"):
             break
-        kept.append(line)
+        entry = json.loads(line)
+        if entry["step"] <= step and entry["kind"] != "stop":
+            kept.append(line)
     aside = path.with_name(FILE + ".partial")
     aside.write_text("".join(kept), encoding="utf-8")
     os.replace(aside, path)

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from mftcoder.config.schema import Probe
 from mftcoder.data.shards import Rows
 
-SHARE_OF_TRAINING = 0.15  # probe tokens per token trained between two looks; a forward pass costs about a third of a step
+SHARE_OF_TRAINING = (
+    0.15  # probe tokens per token trained between two looks; a forward pass costs about a third of a step
+)
 
 
 def probe_rows(tasks: Sequence[Rows], settings: Probe, tokens_per_step: float) -> list[tuple[int, int]]:
     """(task id, row) of the probe's rows: for each task as many of its first rows as fit an equal share of the tokens.
 
-    The rows of a shard lie in an order that was drawn by seed, so its first rows are a random sample. Every task that has
-    rows gives at least one.
+    The rows of a shard lie in an order that was drawn by seed, so its first rows are a random sample. Every task that
+    has rows gives at least one.
 
     Args:
         tasks: the probe split's rows of each task.

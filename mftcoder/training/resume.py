@@ -10,7 +10,7 @@ from mftcoder.tasks import TaskSet
 from mftcoder.training.checkpoint import Checkpoint
 
 # Keys that do not touch the trajectory, or that are compared by what they lead to (rows per step, data fingerprint).
-FREE = {
+FREE: Any = {  # as pydantic takes it
     "output_dir": True,
     "logging": True,
     "deepspeed": True,
@@ -66,9 +66,7 @@ def check_identity(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
             f"{checkpoint.path} was trained on shards {then['data']['fingerprint']}, but data.shards now holds "
             f"{now['data']['fingerprint']}. Point data.shards at the original, or choose a new output_dir."
         )
-    differing = [
-        f"{key} was {a}, now {b}" for part in now for key, a, b in _differences(part, then[part], now[part])
-    ]
+    differing = [f"{key} was {a}, now {b}" for part in now for key, a, b in _differences(part, then[part], now[part])]
     if differing:
         raise MftcoderError(
             f"{checkpoint.path} cannot be resumed with these settings: {'; '.join(differing)}. "

@@ -52,7 +52,11 @@ def train(config: Config, *, resume: bool = False) -> None:
 def _open_output(config: Config, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to resume from; MftcoderError if output_dir is in use and ``resume`` was not asked for."""
     output_dir = Path(config.output_dir)
-    used = [path.name for path in output_dir.glob("*") if not path.name.startswith("shards")] if output_dir.exists() else []
+    used = (
+        [path.name for path in output_dir.glob("*") if not path.name.startswith("shards")]
+        if output_dir.exists()
+        else []
+    )
     if used and not resume:
         raise MftcoderError(
             f"output_dir: {output_dir} is not empty; found {', '.join(sorted(used)[:3])}. "
@@ -64,7 +68,9 @@ def _open_output(config: Config, *, resume: bool) -> Checkpoint | None:
         raise MftcoderError(f"output_dir: cannot make {output_dir}: {error.strerror}. Choose another one.") from error
     found = complete_checkpoints(output_dir) if resume else []
     if resume:
-        print(f"resuming from {found[-1].path}" if found else f"{output_dir}: no complete checkpoint yet; starting anew")
+        print(
+            f"resuming from {found[-1].path}" if found else f"{output_dir}: no complete checkpoint yet; starting anew"
+        )
     return found[-1] if found else None
 
 
@@ -76,7 +82,9 @@ def _ensure_shards(config: Config, group: Group) -> None:
     if group.is_main:
         prepare(config, tell=print)
     else:
-        group.wait_until((folder / "manifest.json").exists, f"rank 0 to tokenize into {folder}", TOKENIZE_TIMEOUT_SECONDS)
+        group.wait_until(
+            (folder / "manifest.json").exists, f"rank 0 to tokenize into {folder}", TOKENIZE_TIMEOUT_SECONDS
+        )
 
 
 def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
@@ -107,18 +115,17 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     check_model(engine.model, lambda batch: engine(batch)[0], device=group.device, isolate_samples=isolate)
     engine.train(True)
 
-    weighting = build(config.loss.weighting, tasks)
     run = Run(
         config=config,
         tasks=tasks,
         group=group,
         engine=engine,
-        weighting=weighting,
+        weighting=build(config.loss.weighting, tasks),
         early_stopping=EarlyStopping(training.early_stopping_patience, training.early_stopping_unit),
         metrics=Metrics(output_dir, tasks, config.logging, total_steps, enabled=group.is_main),
         schedule=schedule,
         train_loader=_loader(config, shards, "train", group),
-        probe=_probe(config, shards, weighting.observes, schedule.rows_per_step, group),
+        probe=_probe(config, shards, schedule.rows_per_step, group),
         validation=_validation(config, shards, group),
         total_steps=total_steps,
         identity=agreed,
@@ -169,11 +176,12 @@ def _validation(config: Config, shards: Shards, group: Group) -> tuple[Loader, l
 
 
 def _probe(
-    config: Config, shards: Shards, observes: frozenset[str], rows_per_step: int, group: Group
+    config: Config, shards: Shards, rows_per_step: int, group: Group
 ) -> tuple[Loader, list[tuple[int, int]], int] | None:
-    if "validation" not in observes:
+    settings = getattr(config.loss.weighting, "probe", None)
+    if settings is None:
         return None
-    loader, settings = _loader(config, shards, "probe", group), config.loss.weighting.probe
+    loader = _loader(config, shards, "probe", group)
     train = [shards.manifest.task(name).splits["train"] for name in shards.tasks]
     tokens_per_step = rows_per_step * sum(t.tokens for t in train) / sum(t.rows for t in train)
     return loader, probe_rows(loader.tasks, settings, tokens_per_step), settings.every_steps
@@ -186,8 +194,8 @@ def _describe(run: Run, manifest: Manifest, parameters: tuple[int, int], setting
     notes = [f"{task.name}: {note}" for task in manifest.tasks for note in notes_of(task, manifest.inputs.settings)]
     run.metrics.tell(
         f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
-        f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, {run.schedule.steps_per_epoch} steps per "
-        f"epoch, {run.total_steps} steps; attention {run.engine.model.causal.config._attn_implementation}"
+        f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, "
+        f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; attention {run.engine.model.causal.config._attn_implementation}"
     )
     for note in notes:
         run.metrics.tell(note)

@@ -1,6 +1,6 @@
 """One optimizer step, all collectives of ours in view."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,9 @@ class StepResult:
     @property
     def loss(self) -> float:
         """Σ a_i · S_i / T_i, in nats."""
-        return float(self.weights @ np.nan_to_num(self.losses.values)) if np.isfinite(self.totals).all() else float("nan")
+        return (
+            float(self.weights @ np.nan_to_num(self.losses.values)) if np.isfinite(self.totals).all() else float("nan")
+        )
 
 
 def train_step(
@@ -45,7 +47,7 @@ def train_step(
     num_tasks: int,
     group: Group,
 ) -> StepResult:
-    """Train on this rank's micro-batches of optimizer step ``step``. A step whose loss is not finite changes no weight."""
+    """Train on this rank's micro-batches of step ``step``. A step whose loss is not finite changes no weight."""
     counted = group.sum(torch.cat([count_units(batches, num_tasks, reduction), _count_tokens(batches)]))
     units = counted[:num_tasks]
     weights = torch.from_numpy(weighting.weights(step, units.numpy()))
@@ -67,9 +69,7 @@ def train_step(
 
 
 @torch.no_grad()
-def evaluate(
-    engine: Engine, batches: Sequence[Batch], *, reduction: str, num_tasks: int, group: Group
-) -> TaskLosses:
+def evaluate(engine: Engine, batches: Iterable[Batch], *, reduction: str, num_tasks: int, group: Group) -> TaskLosses:
     """The loss of each task over ``batches`` of all ranks, with dropout off. All ranks bring equally many batches."""
     engine.train(False)
     totals = torch.zeros(num_tasks, dtype=torch.float64, device=group.device)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mftcoder.config.load import load
 from mftcoder.config.schema import Config, Model, TemplateChat
@@ -27,7 +27,7 @@ def open_run(folder: Path, which: str = "best") -> tuple[Config, Checkpoint]:
     return load(folder / "config.json"), find_checkpoint(folder, which)
 
 
-def load_trained(config: Config, checkpoint: Checkpoint) -> nn.Module:
+def load_trained(config: Config, checkpoint: Checkpoint) -> PreTrainedModel:
     """The base model with the checkpoint's weights, on the CPU: a PeftModel if adapters were trained."""
     from mftcoder.engine.deepspeed import consolidated_weights
 
@@ -53,7 +53,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor], source: Path) -> N
         )
 
 
-def load_for_use(name: str) -> tuple[nn.Module, PreTrainedTokenizerFast]:
+def load_for_use(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model in eval mode, on a GPU if there is one, and its tokenizer.
 
     Args:

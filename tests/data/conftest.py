@@ -26,7 +26,7 @@ def _fast(tokenizer: Tokenizer, trainer: trainers.BpeTrainer, **special: Any) ->
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """As GPT-2 and Qwen: byte-level BPE, offsets without leading spaces, no bos added; one end token swallows white space."""
+    """As GPT-2 and Qwen: byte-level BPE, offsets without leading spaces, no bos; one end token swallows white space."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -50,7 +50,10 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     alphabet = ["▁", "\n", *map(chr, range(33, 127))]
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=300,
+        special_tokens=["<unk>", "<s>", "</s>", AddedToken("<|end|>", rstrip=True)],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     fast = _fast(tokenizer, trainer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])

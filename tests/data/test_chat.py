@@ -139,12 +139,14 @@ def test_leading_spaces_of_an_answer_are_supervised(byte_level) -> None:
     assert supervised_text(conversation("hello", answer), byte_level) == answer + "<|im_end|>"
 
 
-def test_an_end_token_that_swallows_the_newline_is_supervised(byte_level) -> None:
-    byte_level.chat_template = (
+@pytest.mark.parametrize("kind", ["byte_level", "llama"])  # their offsets differ: without and with the white space
+def test_an_end_token_that_swallows_the_newline_is_supervised(kind: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    tokenizer.chat_template = (
         "{% for m in messages %}{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
         "{% if add_generation_prompt %}assistant\n{% endif %}"
     )
-    assert supervised_text(conversation("hello", "two"), byte_level) == "two<|end|>"
+    assert supervised_text(conversation("hello", "two"), tokenizer) == "two<|end|>"
 
 
 def test_the_first_token_is_never_supervised(byte_level) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mftcoder.data.holdout import Split, group_hash, hold_out
+from mftcoder.data.holdout import Holdout, Split, group_hash, hold_out
 
 groups_strategy = st.lists(st.integers(0, 12), min_size=1, max_size=60)
 
@@ -12,9 +12,22 @@ def hashed(groups: list[int], seed: int = 0) -> np.ndarray:
     return np.array([group_hash(str(group), seed) for group in groups], np.uint64)
 
 
+def unnamed(groups: list[int], fraction: float) -> Holdout:
+    return hold_out(hashed(groups), np.zeros(len(groups), np.bool_), fraction)
+
+
+def named(groups: list[int], fraction: float) -> Holdout:
+    return hold_out(hashed(groups), np.ones(len(groups), np.bool_), fraction)
+
+
+def half_named(groups: list[int], fraction: float) -> Holdout:
+    return hold_out(hashed(groups), np.array(groups) % 2 == 0, fraction)
+
+
+@pytest.mark.parametrize("divide", [unnamed, named, half_named])
 @given(groups_strategy, st.sampled_from([0.0, 0.05, 0.3, 0.9]))
-def test_splits_are_whole_groups_and_hold_every_sample_once(groups: list[int], fraction: float) -> None:
-    members, shared = hold_out(hashed(groups), fraction)
+def test_splits_are_whole_groups_and_hold_every_sample_once(divide, groups: list[int], fraction: float) -> None:
+    members, shared = divide(groups, fraction)
     parts = [members[Split.TRAIN], members[Split.VALIDATION], *([] if shared else [members[Split.PROBE]])]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
     of_part = [{groups[i] for i in part} for part in parts]
@@ -41,7 +54,7 @@ def test_splits_are_whole_groups_and_hold_every_sample_once(groups: list[int], f
 def test_sizes_of_the_parts_for_samples_without_groups(
     num_samples: int, fraction: float, held: int, probe: int
 ) -> None:
-    members, shared = hold_out(hashed(list(range(num_samples))), fraction)
+    members, shared = unnamed(list(range(num_samples)), fraction)
     assert len(members[Split.TRAIN]) == num_samples - held
     assert len(members[Split.PROBE]) == probe
     assert len(members[Split.VALIDATION]) == (held if shared else held - probe)
@@ -50,7 +63,7 @@ def test_sizes_of_the_parts_for_samples_without_groups(
 
 def test_held_out_samples_stay_held_out_when_samples_are_reordered_or_added() -> None:
     def held(groups: list[int]) -> set[int]:
-        members, _ = hold_out(hashed(groups), 0.1)
+        members, _ = unnamed(groups, 0.1)
         return {groups[i] for split in (Split.PROBE, Split.VALIDATION) for i in members[split]}
 
     before = held(list(range(1000)))
@@ -59,6 +72,18 @@ def test_held_out_samples_stay_held_out_when_samples_are_reordered_or_added() ->
     # Of 110 held out, those among the old 1000 are the lowest hashes of the old ones: all but a few of the same.
     assert len(before & after) >= 90
     assert len({group for group in after if group < 1000} - before) == 0 or len(before - after) == 0
+
+
+def test_named_groups_are_held_out_alike_whatever_else_a_task_holds() -> None:
+    def held(groups: list[int]) -> set[int]:
+        members, _ = named(groups, 0.1)
+        return {groups[i] for split in (Split.PROBE, Split.VALIDATION) for i in members[split]}
+
+    everywhere = held(list(range(1000)))
+    assert 70 <= len(everywhere) <= 130  # binomial: 100 ± 9.5
+    sizes = np.random.default_rng(0).pareto(1, 700)  # a few groups are most of the task
+    task = [group for group, size in zip(range(300, 1000), sizes, strict=True) for _ in range(1 + int(size))]
+    assert held(task) == everywhere & set(task)
 
 
 def test_the_hash_never_changes_and_depends_on_the_seed() -> None:

@@ -1,13 +1,13 @@
 """Run by the launcher in test_parity.py: the same 20 steps under many engines and cuts; losses and gradients to a file.
 
-    torchrun … parity_worker.py OUT CASE [CASE …]        CASE: stage:micro_rows:accumulation[:lora]
+torchrun … parity_worker.py OUT CASE [CASE …]        CASE: stage:micro_rows:accumulation[:lora]
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from conftest import random_rows, tiny_llama
+from tiny import random_rows, tiny_llama
 
 from mftcoder.config.deepspeed import resolve
 from mftcoder.config.load import parse

@@ -1,4 +1,4 @@
-"""DeepSpeed against plain torch: every ZeRO stage and every cut of a step into ranks, micro-batches and accumulation."""
+"""DeepSpeed against plain torch: every ZeRO stage, every cut of a step into ranks, micro-batches, accumulation."""
 
 import os
 import subprocess

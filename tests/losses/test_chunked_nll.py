@@ -70,10 +70,14 @@ def test_weight_gradient_of_many_chunks_in_bfloat16_is_as_good_as_that_of_one():
     hidden, weight, b, targets, counts = inputs(dtype=torch.bfloat16)
     exact = inputs()
     exact = [t.detach().to(torch.bfloat16).double().requires_grad_() for t in exact[:3]]
-    expected = torch.autograd.grad((counts.double() * cross_entropy(linear(*exact), targets, reduction="none")).sum(), exact[1])[0]
+    expected = torch.autograd.grad(
+        (counts.double() * cross_entropy(linear(*exact), targets, reduction="none")).sum(), exact[1]
+    )[0]
     errors = []
     for chunk in (S, 1):
-        grad = torch.autograd.grad(chunked_nll(hidden, weight, b, targets, coefficients=counts, chunk_size=chunk)[1], weight)[0]
+        grad = torch.autograd.grad(
+            chunked_nll(hidden, weight, b, targets, coefficients=counts, chunk_size=chunk)[1], weight
+        )[0]
         errors.append(((grad.double() - expected).norm() / expected.norm()).item())
     assert errors[1] < 1.2 * errors[0] < 0.02  # sums over chunks are kept in float32
 

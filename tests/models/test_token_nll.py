@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_rows, tiny_llama
+from tiny import random_rows, tiny_llama
 
 from mftcoder.data.loader import collate
 from mftcoder.data.shards import Row
@@ -91,7 +91,9 @@ class TestCheckModel:
         from transformers import BloomConfig, BloomForCausalLM
 
         torch.manual_seed(0)
-        model = BloomForCausalLM(BloomConfig(vocab_size=100, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3))
+        model = BloomForCausalLM(
+            BloomConfig(vocab_size=100, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
+        )
         with pytest.raises(MftcoderError, match="see each other"):
             self.check(model)
         self.check(model, isolate=False)

@@ -1,0 +1,161 @@
+"""A run that is killed and resumed ends bit for bit where an undisturbed one ends."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from end_to_end_project import ENVIRONMENT, MFTCODER, command, launcher, succeed
+
+pytestmark = pytest.mark.engine
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
+CASES = {  # name -> ranks, ZeRO stage, LoRA, saves
+    "one rank, stage 0, full, mid-epoch": (1, 0, None, {"training__save_steps": 4}),
+    "one rank, stage 0, LoRA, at an epoch's edge": (1, 0, LORA, {"training__save_strategy": "epoch"}),
+    "two ranks, stage 2, full, at an epoch's edge": (2, 2, None, {"training__save_strategy": "epoch"}),
+    "two ranks, stage 2, LoRA, mid-epoch": (2, 2, LORA, {"training__save_steps": 4}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kill_and_resume_equals_never_killed_bitwise(case, write_config, tmp_path):
+    ranks, stage, lora, saves = CASES[case]
+    changes = {
+        "model__lora": lora,
+        "deepspeed": {"zero_optimization": {"stage": stage}},
+        "training__gradient_accumulation_steps": 2 // ranks,
+        "training__num_train_epochs": 6,
+        "logging__logging_steps": 1,
+        **saves,
+    }
+    whole, killed = write_config("whole", **changes), write_config("killed", **changes)
+    succeed("train", whole, ranks=ranks)
+    step = random.randrange(16, 70)  # of 84; the first checkpoint is at 14 or before
+    kill_at_step(step, killed, tmp_path / "killed", ranks)
+    done = command("train", killed, "--resume", ranks=ranks)
+    assert done.returncode == 0, f"killed at step {step}: {done.stdout}{done.stderr}"
+    assert "resuming from" in done.stdout
+
+    ours, theirs = last_checkpoint(tmp_path / "killed"), last_checkpoint(tmp_path / "whole")
+    assert ours.name == theirs.name
+    for file in sorted((theirs / "engine").iterdir()):
+        assert_equal_bitwise(
+            torch.load(ours / "engine" / file.name, weights_only=False), torch.load(file, weights_only=False), file.name
+        )
+    states = [json.loads((path / "checkpoint.json").read_text()) for path in (ours, theirs)]
+    for key in ("step", "epoch", "weighting", "early_stopping", "nonfinite", "best_step"):
+        assert states[0][key] == states[1][key]
+    assert losses_logged(tmp_path / "killed") == losses_logged(tmp_path / "whole")
+
+
+def kill_at_step(step: int, config: Path, output_dir: Path, ranks: int) -> None:
+    """Start a run and kill -9 all of it once it has logged ``step``."""
+    program = MFTCODER if ranks == 1 else launcher(ranks)
+    process = subprocess.Popen(
+        [*program, "train", str(config)],
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics, end = output_dir / "metrics.jsonl", time.monotonic() + 200
+    while not metrics.exists() or f'"step": {step},' not in metrics.read_text():
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert '"stop"' not in metrics.read_text(), "the run ended before it was killed"
+
+
+def last_checkpoint(output_dir: Path) -> Path:
+    return max(path.parent for path in output_dir.glob("checkpoints/*/checkpoint.json"))
+
+
+def losses_logged(output_dir: Path) -> list[dict[str, Any]]:
+    """All that metrics.jsonl says, but for times."""
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    timed = {"seconds", "tokens_per_second"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines if line["kind"] != "checkpoint"]
+
+
+def assert_equal_bitwise(ours: Any, theirs: Any, where: str) -> None:
+    assert type(ours) is type(theirs), where
+    if isinstance(theirs, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in theirs:
+            assert_equal_bitwise(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(theirs, list | tuple):
+        assert len(ours) == len(theirs), where
+        for number, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert_equal_bitwise(a, b, f"{where}[{number}]")
+    elif isinstance(theirs, int | float | str | bool | None):
+        assert ours == theirs, where
+
+
+def test_resume_without_a_checkpoint_starts_and_says_so(write_config, tmp_path):
+    config = write_config("new", training__max_steps=2)
+    assert "no complete checkpoint yet" in succeed("train", config, "--resume")
+    assert last_checkpoint(tmp_path / "new").name == "step-000002"
+
+
+def test_a_checkpoint_with_a_changed_file_is_refused_and_named(write_config, tmp_path):
+    config = write_config("bad", training__max_steps=2)
+    succeed("train", config)
+    file = next((last_checkpoint(tmp_path / "bad") / "engine").glob("*.pt"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    done = command("train", config, "--resume")
+    assert done.returncode == 2
+    assert file.name in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"training__learning_rate": 1e-3}, "training.learning_rate was 0.002, now 0.001"),
+        ({"training__gradient_accumulation_steps": 3}, "rows_per_step was 4, now 6"),
+        ({"deepspeed": {"zero_optimization": {"stage": 1}}}, "zero_optimization.stage was 0, now 1"),
+        ({"loss__weighting": {"type": "uniform"}}, "loss.weighting.type was coba, now uniform"),
+    ],
+)
+def test_resuming_with_settings_that_alter_the_trajectory_is_refused_with_both_values(
+    write_config, tmp_path, changes, expected
+):
+    succeed("train", write_config("run", training__max_steps=1))
+    done = command("train", write_config("run", training__max_steps=1, **changes), "--resume")
+    assert done.returncode == 2
+    assert expected in done.stderr
+
+
+def test_resuming_with_another_task_set_prints_both(write_config, tmp_path, project):
+    succeed("train", write_config("run", training__max_steps=1))
+    tasks = project["data"]["tasks"][:2]
+    changed = write_config("run", training__max_steps=1, data__tasks=tasks, data__shards=str(tmp_path / "other"))
+    done = command("train", changed, "--resume")
+    assert done.returncode == 2
+    assert "add, multiply, few" in done.stderr
+    assert "now has add, multiply." in done.stderr
+
+
+def test_logging_and_saving_may_change_at_resume(write_config, tmp_path):
+    succeed("train", write_config("run", training__max_steps=6, logging__logging_steps=4))
+    for file in (last_checkpoint(tmp_path / "run")).rglob("checkpoint.json"):
+        file.unlink()  # as if killed during the last save
+    succeed(
+        "train",
+        write_config("run", training__max_steps=6, logging__logging_steps=1, training__save_steps=5),
+        "--resume",
+    )
+    assert last_checkpoint(tmp_path / "run").name == "step-000006"
