@@ -123,6 +123,10 @@ def evaluate(arguments: Namespace) -> int:
 
 def generate(arguments: Namespace) -> int:
     """A model's answers to prompts, or to held-out samples beside the true ones."""
+    if arguments.held_out and arguments.raw:
+        raise MftcoderError("--raw: held-out samples are continued token by token as they are. Leave it out.")
+    if arguments.task and not arguments.held_out:
+        raise MftcoderError(f"--task {arguments.task}: only held-out samples have tasks. Add --held-out SHARDS.")
     prompts = None if arguments.held_out else _prompts(arguments)
     from mftcoder.evaluation.generation import Sampling, generate, generate_held_out
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mftcoder.data.chat import stop_token_ids
 from mftcoder.data.shards import Shards
@@ -100,7 +99,7 @@ def _ids(tokenizer: PreTrainedTokenizerFast, prompt: str | Conversation) -> Ids:
     return np.array(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
 
 
-def _continued(model: nn.Module, tokenizer: PreTrainedTokenizerFast, prompt: Ids, sampling: Sampling) -> str:
+def _continued(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: Ids, sampling: Sampling) -> str:
     choice: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}

@@ -48,9 +48,9 @@ def evaluate(
     for task, found in ours.items():
         tasks[task] = {"nll": _mean(found), "tokens": int(found.tokens.sum()), "samples": len(found.tokens)}
         if theirs:
-            low, high = paired_bootstrap(found.totals, theirs[task].totals)
             change = found.totals.sum() / theirs[task].totals.sum() - 1
-            tasks[task] |= {"against": _mean(theirs[task]), "change": float(change), "interval": [low, high]}
+            interval = paired_bootstrap(found.totals, theirs[task].totals)
+            tasks[task] |= {"against": _mean(theirs[task]), "change": float(change), "interval": interval}
     return {"model": str(model), "against": against, "shards": str(shards), "split": split, "tasks": tasks}
 
 
@@ -62,22 +62,24 @@ def table(result: dict[str, Any]) -> Table:
     for name, task in result["tasks"].items():
         cells = [name, f"{task['samples']:,}", f"{task['tokens']:,}", f"{task['nll']:.4f}"]
         if both:
-            low, high = task["interval"]
-            cells += [f"{task['against']:.4f}", f"{task['change']:+.1%}", f"{low:+.1%} … {high:+.1%}"]
+            interval = " … ".join(f"{bound:+.1%}" for bound in task["interval"] or ()) or "one sample"
+            cells += [f"{task['against']:.4f}", f"{task['change']:+.1%}", interval]
         shown.add_row(*cells)
     return shown
 
 
-def paired_bootstrap(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float]:
+def paired_bootstrap(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> list[float] | None:
     """The central 95 % of the relative change Σ ours / Σ theirs − 1 when the N samples are drawn anew with replacement.
 
-    Both models see the same draw, so what makes a sample easy or hard for both cancels.
+    Both models see the same draw, so what makes a sample easy or hard for both cancels. None of fewer than two samples,
+    which say nothing about how samples differ.
     """
+    if len(ours) < 2:
+        return None
     generator = np.random.default_rng(0)
     counts = (generator.multinomial(len(ours), np.full(len(ours), 1 / len(ours))) for _ in range(RESAMPLES))
     changes = [(draw @ ours) / (draw @ theirs) - 1 for draw in counts]
-    low, high = np.quantile(changes, [0.025, 0.975])
-    return float(low), float(high)
+    return [float(bound) for bound in np.quantile(changes, [0.025, 0.975])]
 
 
 def _mean(losses: SampleLosses) -> float:

@@ -195,7 +195,8 @@ def _describe(run: Run, manifest: Manifest, parameters: tuple[int, int], setting
     run.metrics.tell(
         f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
         f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, "
-        f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; attention {run.engine.model.causal.config._attn_implementation}"
+        f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; "
+        f"attention {run.engine.model.causal.config._attn_implementation}"
     )
     for note in notes:
         run.metrics.tell(note)

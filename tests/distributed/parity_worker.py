@@ -63,8 +63,27 @@ def model(lora: bool) -> TokenNLL:
     return TokenNLL(add_lora(causal, Lora(rank=4, dropout=0.0)) if lora else causal, CausalAdapter())
 
 
-def run(engine, settings: Config, group: Group, read_gradient) -> dict:
-    """Losses of all steps, the gradient of the first and of a short step, and norms."""
+class Poisoned:
+    """An engine whose forward pass goes wrong on one rank: NaN in the loss, or an infinite NLL with a finite gradient."""
+
+    def __init__(self, engine, kind: str, group: Group) -> None:
+        self._engine, self._kind, self._bad = engine, kind, group.rank == group.size - 1
+
+    def __call__(self, batch, coefficients):
+        nll, loss = self._engine(batch, coefficients)
+        if self._bad and self._kind == "nan":
+            return nll * float("nan"), loss * float("nan")
+        return (nll + float("inf"), loss) if self._bad else (nll, loss)
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
+
+
+def run(engine, settings: Config, group: Group, read_gradient, *, poisoned: bool = False) -> dict:
+    """Losses of all steps, the gradient of the first and of a short step, and norms.
+
+    With ``poisoned`` the third and fourth step are first tried with a loss that is not finite.
+    """
     loader = Loader(ROWS, group.rank, group.size, isolate_samples=True, length=None)
     schedule = Schedule(Mixture(tuple(len(rows) for rows in ROWS), seed=7), ROWS_PER_STEP)
     weighting = build(settings.loss.weighting, TASKS)
@@ -77,9 +96,9 @@ def run(engine, settings: Config, group: Group, read_gradient) -> dict:
         return plain_step(rate, skip=skip)
 
     engine.step = step_after_reading
-    for step in range(STEPS):
-        result = train_step(
-            engine,
+    def take(trained, step: int):
+        return train_step(
+            trained,
             list(loader.deal(schedule.rows(step), settings.training.per_device_train_batch_size)),
             weighting,
             step=step,
@@ -88,6 +107,12 @@ def run(engine, settings: Config, group: Group, read_gradient) -> dict:
             num_tasks=len(TASKS),
             group=group,
         )
+
+    for step in range(STEPS):
+        if poisoned and step in (2, 3):
+            assert take(Poisoned(engine, "nan" if step == 2 else "inf", group), step).info.skipped
+        result = take(engine, step)
+        assert not result.info.skipped
         found["losses"].append(result.loss)
         found["norms"].append(result.info.grad_norm)
     return found
@@ -108,7 +133,7 @@ def main(out: str, cases: list[str]) -> None:
             settings = config(int(stage), int(micro), int(accumulation))
             resolved = resolve(settings, world_size=group.size, hidden_size=32)
             engine = DeepSpeedEngine(model("lora" in rest), settings.training, resolved, group)
-            found[case] = run(engine, settings, group, read_gradient)
+            found[case] = run(engine, settings, group, read_gradient, poisoned="poisoned" in rest)
         if group.is_main:
             torch.save(found, Path(out))
 

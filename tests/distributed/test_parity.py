@@ -15,8 +15,8 @@ from mftcoder.engine.local import LocalEngine
 HERE = Path(__file__).parent
 STAGES = (0, 1, 2, 3)
 CASES = {  # ranks -> stage:micro_rows:accumulation
-    1: [f"{stage}:{cut}" for stage in STAGES for cut in ("8:1", "1:8")] + ["2:8:1:lora", "3:1:8:lora"],
-    2: [f"{stage}:{cut}" for stage in STAGES for cut in ("4:1", "1:4")] + ["0:4:1:lora", "3:1:4:lora"],
+    1: [f"{stage}:{cut}" for stage in STAGES for cut in ("8:1", "1:8")] + ["2:8:1:lora", "3:1:8:lora", "0:8:1:poisoned"],
+    2: [f"{stage}:{cut}" for stage in STAGES for cut in ("4:1", "1:4")] + ["0:4:1:lora", "3:1:4:lora"] + [f"{stage}:1:4:poisoned" for stage in STAGES],
 }
 pytestmark = pytest.mark.engine
 
@@ -50,6 +50,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
     return results
 
 
+# "poisoned": steps that were skipped for a loss that is not finite leave no trace in the ones that follow.
 @pytest.mark.parametrize(("ranks", "case"), [(ranks, case) for ranks, cases in CASES.items() for case in cases])
 def test_losses_and_gradients_equal_those_of_plain_torch(oracle, found, ranks, case):
     expected, ours = oracle[case.endswith("lora")], found[ranks][case]
