@@ -30,15 +30,15 @@ class Group:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Elementwise sum over ranks, on the host; every rank gets the same bits. One collective.
+        """Elementwise sum over ranks, on this rank's device; every rank gets the same bits. One collective.
 
         Args:
-            values: any shape, the same on all ranks; float64 or int64.
+            values: any shape, the same on all ranks; float64.
         """
+        values = values.to(self.device, copy=True)
         if self.size > 1:
-            values = values.to(self.device, copy=True)
             dist.all_reduce(values)
-        return values.cpu()
+        return values
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (JSON-like and small), in order of rank, on every rank. One collective."""

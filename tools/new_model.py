@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from mftcoder.config.load import load
 from mftcoder.config.schema import Config
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, metavar="N", help="default: 4")
     arguments = parser.parse_args()
     config = load(arguments.config)
+    logging.disable_progress_bar()
     tokenizer = new_tokenizer(training_texts(config), arguments.vocabulary)
     model = new_model(tokenizer, config, arguments.hidden_size, arguments.layers)
     folder = Path(config.model.path)

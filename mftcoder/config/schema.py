@@ -94,7 +94,9 @@ class Data(Section):
     shards: str | None = Field(None, description="Folder of the packed shards; default: `shards` in output_dir.")
     sequence_length: Annotated[int, Field(gt=1)] = Field(2048, description="Tokens per row.")
     packing: Packing = Packing()
-    validation_fraction: Fraction = Field(0.05, description="Share of each task's samples that is held out.")
+    validation_fraction: Fraction = Field(
+        0.05, description="Share of each task's samples, or of the groups that its records name, that is held out."
+    )
     over_long: Literal["truncate", "drop"] = Field(
         "truncate", description="What happens to a conversation longer than a row; plain text is split into rows."
     )

@@ -69,11 +69,10 @@ class DeepSpeedEngine:
     def __init__(self, model: TokenNLL, training: Training, settings: Mapping[str, Any], group: Group) -> None:
         self._group = group
         self._frozen = any(not p.requires_grad for p in model.parameters())
-        optimizer = adamw(model, training)
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=dict(settings))
-        self._stage = self._engine.zero_optimization_stage()
+        self._optimizer = adamw(model, training)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
-        for state in optimizer.state.values():
+        for state in self._optimizer.state.values():
             if "step" in state:
                 state["step"].zero_()
 
@@ -90,18 +89,17 @@ class DeepSpeedEngine:
         # DeepSpeed sums over micro-batches but takes the mean over ranks; the loss is a share of a global sum.
         self._engine.backward(loss * self._group.size, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float, *, skip: bool = False) -> StepInfo:
-        norm = math.nan
-        if self._stage == 0:
-            norm = self._whole_gradient_norm()
-            skip = skip or not math.isfinite(norm)
-        if skip:
-            self._discard_gradient()
-            return StepInfo(norm, skipped=True)
-        for group in self._engine.optimizer.param_groups:
+    def step(self, learning_rate: float) -> StepInfo:
+        optimizer = self._engine.optimizer
+        if optimizer is self._optimizer:  # not wrapped, in float32 at stage 0: then nobody looks at the gradient
+            norm = self._gradient_norm()
+            if not math.isfinite(norm):
+                self._engine.zero_grad()
+                return StepInfo(norm, skipped=True)
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
-        if self._stage > 0:
+        if optimizer is not self._optimizer:
             norm = float(self._engine.get_global_grad_norm())
         return StepInfo(norm, skipped=not self._engine.was_step_applied())
 
@@ -115,21 +113,9 @@ class DeepSpeedEngine:
     def load(self, directory: Path) -> None:
         self._engine.load_checkpoint(str(directory), TAG, load_module_strict=not self._frozen)
 
-    def _whole_gradient_norm(self) -> float:
+    def _gradient_norm(self) -> float:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(grads).item()
-
-    def _discard_gradient(self) -> None:
-        """Forget the accumulated gradient on all ranks, by the path that DeepSpeed takes when a gradient overflows."""
-        optimizer = self._engine.optimizer
-        if self._stage == 0:
-            self._engine.zero_grad()
-            return
-        optimizer.has_overflow = lambda *_, **__: True
-        try:
-            self._engine.step()
-        finally:
-            del optimizer.has_overflow
 
 
 def consolidated_weights(directory: Path) -> dict[str, Tensor]:

@@ -30,10 +30,10 @@ class LocalEngine:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()
 
-    def step(self, learning_rate: float, *, skip: bool = False) -> StepInfo:
+    def step(self, learning_rate: float) -> StepInfo:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
-        skip = skip or not math.isfinite(norm)
+        skip = not math.isfinite(norm)
         if not skip:
             for group in self._optimizer.param_groups:
                 group["lr"] = learning_rate

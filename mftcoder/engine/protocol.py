@@ -34,8 +34,8 @@ class Engine(Protocol):
         """Accumulate the gradient of ``loss``; ``last`` on the step's last micro-batch."""
         ...
 
-    def step(self, learning_rate: float, *, skip: bool = False) -> StepInfo:
-        """Update the weights from the accumulated gradient and forget it; with ``skip`` only forget it."""
+    def step(self, learning_rate: float) -> StepInfo:
+        """Update the weights from the accumulated gradient and forget it; if it is not finite, only forget it."""
         ...
 
     def train(self, mode: bool) -> None:

@@ -44,7 +44,7 @@ def data_tables(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def evaluation_rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """A row per run and task of evaluation.json; values that are no numbers are None."""
+    """A row per run and task of evaluation.json; changes are relative; values that are missing are None."""
     rows = []
     for run in runs:
         for task, result in mapping(run.evaluation.get("tasks")).items():

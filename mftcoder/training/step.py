@@ -48,21 +48,26 @@ def train_step(
     group: Group,
 ) -> StepResult:
     """Train on this rank's micro-batches of step ``step``. A step whose loss is not finite changes no weight."""
+    assert batches, "every rank takes part in every step"
     counted = group.sum(torch.cat([count_units(batches, num_tasks, reduction), _count_tokens(batches)]))
     units = counted[:num_tasks]
-    weights = torch.from_numpy(weighting.weights(step, units.numpy()))
+    weights = torch.from_numpy(weighting.weights(step, units.cpu().numpy())).to(group.device)
     totals = torch.zeros(num_tasks, dtype=torch.float64, device=group.device)
     for number, host_batch in enumerate(batches, start=1):
         batch = host_batch.to(group.device)
         unit_weights = REDUCTIONS[reduction](batch)
-        share = coefficients(unit_weights, batch, weights.to(group.device), units.to(group.device))
+        share = coefficients(unit_weights, batch, weights, units)
         nll, loss = engine(batch, share)
-        engine.backward(loss, last=number == len(batches))
         totals += task_totals(nll, unit_weights, batch, num_tasks)
-    totals = group.sum(totals)
-    info = engine.step(learning_rate, skip=not bool(torch.isfinite(totals).all()))
+        last = number == len(batches)
+        if last:
+            totals = group.sum(totals)
+            # A loss that is not finite on any rank makes the whole gradient so, and the engine skips such a step.
+            loss = loss * torch.where(torch.isfinite(totals).all(), 1.0, torch.nan)
+        engine.backward(loss, last=last)
+    info = engine.step(learning_rate)
     tokens, supervised = (int(n) for n in counted[num_tasks:])
-    result = StepResult(totals.numpy(), units.numpy(), weights.numpy(), tokens, supervised, info)
+    result = StepResult(totals.cpu().numpy(), units.cpu().numpy(), weights.cpu().numpy(), tokens, supervised, info)
     if not info.skipped:
         weighting.observe("train", step, result.losses)
     return result
@@ -80,8 +85,8 @@ def evaluate(engine: Engine, batches: Iterable[Batch], *, reduction: str, num_ta
         totals += task_totals(nll, REDUCTIONS[reduction](batch), batch, num_tasks)
         units += count_units([host_batch], num_tasks, reduction)
     engine.train(True)
-    summed = group.sum(torch.cat([totals.cpu(), units]))
-    return TaskLosses.of(summed[:num_tasks].numpy(), summed[num_tasks:].numpy())
+    summed = group.sum(torch.cat([totals.cpu(), units])).cpu().numpy()
+    return TaskLosses.of(summed[:num_tasks], summed[num_tasks:])
 
 
 def _count_tokens(batches: Sequence[Batch]) -> torch.Tensor:

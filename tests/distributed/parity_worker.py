@@ -1,6 +1,6 @@
 """Run by the launcher in test_parity.py: the same 20 steps under many engines and cuts; losses and gradients to a file.
 
-torchrun … parity_worker.py OUT CASE [CASE …]        CASE: stage:micro_rows:accumulation[:lora]
+torchrun … parity_worker.py OUT CASE [CASE …]        CASE: stage:micro_rows:accumulation[:lora|:poisoned|:bfloat16]
 """
 
 import sys
@@ -32,17 +32,17 @@ ROWS = [
 ]
 
 
-def config(stage: int, micro: int, accumulation: int, reduction: str = "sample") -> Config:
+def config(stage: int, micro: int, accumulation: int, dtype: str = "float32") -> Config:
     zero = {"stage": stage}
     if stage == 3:
         zero |= {"stage3_param_persistence_threshold": 0}
     return parse(
         {
             "output_dir": "unused",
-            "model": {"path": "unused", "dtype": "float32"},
+            "model": {"path": "unused", "dtype": dtype},
             "data": {"tasks": [{"name": name, "path": "unused"} for name in TASKS]},
             "loss": {
-                "reduction": {"type": reduction},
+                "reduction": {"type": "sample"},
                 "weighting": {"type": "given", "weights": {"code": 1.0, "math": 2.0, "rare": 3.0}},
             },
             "training": {
@@ -64,7 +64,7 @@ def model(lora: bool) -> TokenNLL:
 
 
 class Poisoned:
-    """An engine whose forward pass goes wrong on one rank: NaN in the loss, or an infinite NLL with a finite gradient."""
+    """An engine whose forward pass goes wrong on one rank: NaN, or an infinite NLL with a finite gradient."""
 
     def __init__(self, engine, kind: str, group: Group) -> None:
         self._engine, self._kind, self._bad = engine, kind, group.rank == group.size - 1
@@ -90,12 +90,13 @@ def run(engine, settings: Config, group: Group, read_gradient, *, poisoned: bool
     found: dict = {"losses": [], "norms": [], "gradients": []}
     plain_step = engine.step
 
-    def step_after_reading(rate: float, *, skip: bool = False):
+    def step_after_reading(rate: float):
         if len(found["losses"]) in (0, 4):
             found["gradients"].append(read_gradient(engine.model))
-        return plain_step(rate, skip=skip)
+        return plain_step(rate)
 
     engine.step = step_after_reading
+
     def take(trained, step: int):
         return train_step(
             trained,
@@ -130,9 +131,12 @@ def main(out: str, cases: list[str]) -> None:
     with process_group() as group:
         for case in cases:
             stage, micro, accumulation, *rest = case.split(":")
-            settings = config(int(stage), int(micro), int(accumulation))
+            dtype = "bfloat16" if "bfloat16" in rest else "float32"
+            settings = config(int(stage), int(micro), int(accumulation), dtype)
             resolved = resolve(settings, world_size=group.size, hidden_size=32)
-            engine = DeepSpeedEngine(model("lora" in rest), settings.training, resolved, group)
+            engine = DeepSpeedEngine(
+                model("lora" in rest).to(getattr(torch, dtype)), settings.training, resolved, group
+            )
             found[case] = run(engine, settings, group, read_gradient, poisoned="poisoned" in rest)
         if group.is_main:
             torch.save(found, Path(out))

@@ -225,6 +225,18 @@ def test_several_runs_show_the_settings_that_differ_and_share_one_data_table(mak
     assert text.count("17,200,000") == 1
 
 
+def test_the_evaluation_shows_relative_changes_in_percent(make_run, tmp_path):
+    folder = make_run("a")
+    text = report([folder], tmp_path).text
+    assert text.count("−29.0% −33.0% … −25.0% 52,113") == 4
+    evaluation = {
+        "split": "validation",
+        "tasks": {"code": {"nll": 1.0, "against": 2.0, "change": -0.5, "interval": None}},
+    }
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "2.0000 1.0000 −50.0% — —" in report([folder], tmp_path).text
+
+
 def test_text_that_is_not_unicode_and_very_long_text_are_shown_as_far_as_can_be(make_run, tmp_path):
     folder = make_run("a")
     sample = {"task": "code", "prompt": "p", "generated": "\ud800" + "x" * 5000}

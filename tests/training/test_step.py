@@ -1,4 +1,4 @@
-"""The arithmetic of a step: global denominators, weights that are felt, steps that are skipped. Plain torch, float64."""
+"""The arithmetic of a step: global denominators, weights that are felt, skipped steps. Plain torch, float64."""
 
 import numpy as np
 import pytest
@@ -32,9 +32,9 @@ def run_step(trained: LocalEngine, batches: list, reduction: str = "token") -> t
     grads = []
     plain = trained.step
 
-    def step(rate: float, *, skip: bool = False):
+    def step(rate: float):
         grads.append(torch.cat([p.grad.flatten() for p in trained.model.parameters()]))
-        return plain(rate, skip=skip)
+        return plain(rate)
 
     trained.step = step
     result = train_step(
@@ -92,7 +92,7 @@ def test_any_cut_of_a_step_gives_the_loss_and_gradient_of_the_formula(cuts, redu
 
 
 def test_one_task_micro_batch_still_feels_its_weight():
-    """The predecessor divides by the sum of weights in the micro-batch, so that weights cancel at micro-batch size 1."""
+    """The predecessor divides by the weights of the micro-batch alone, so that at size 1 they cancel."""
     _, gradient = run_step(engine(), [collate([row], isolate_samples=True) for row in ROWS])
     parts = []
     for task in (0, 1):
