@@ -25,6 +25,7 @@ if [[ ${1-} == --quick ]]; then
   text=(--set training.max_steps=12 --set training.save_steps=2)
   tasks=(--set training.max_steps=4 --set training.save_steps=2)
 fi
+
 case $(python -c 'import torch; print(torch.cuda.device_count())') in
   0) export DS_ACCELERATOR=cpu; ranks=2 ;;
   1) ranks=1; tasks+=(--set training.gradient_accumulation_steps=2) ;; # the rows per step of two ranks
@@ -33,7 +34,8 @@ esac
 
 demo=runs/demo
 mkdir -p $demo/stages
-key=
+key= running=
+trap '[[ -z $running ]] || printf "\nstopped in \"%s\"; the next call goes on from there\n" "$running" >&2' EXIT
 
 # stage NAME RESULT COMMAND… runs the command, unless it gave RESULT before and neither it, nor a file that it names, nor
 # any stage before it has changed since.
@@ -49,7 +51,9 @@ stage() {
   [[ $before == "begun $key" && $* == *--resume* ]] || rm -rf "$result"
   echo "begun $key" > "$mark"
   printf '\n%s\n$ %s\n' "── $name ──" "$*"
-  "$@" || { printf '\n%s\n' "stopped in \"$name\"; the next call goes on from here" >&2; exit 1; }
+  running=$name
+  "$@"
+  running=
   echo "done $key" > "$mark"
   echo "($((SECONDS - start)) s)"
 }

@@ -29,8 +29,6 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"training.warmup_steps: must be a whole number, or a fraction below 1; found {training.warmup_steps:g}."
     if training.eval_strategy == "steps" and training.eval_steps is None:
         yield 'training.eval_steps: missing. With "eval_strategy": "steps" it says every how many steps.'
-    if training.save_strategy == "steps" and training.save_steps is None:
-        yield 'training.save_steps: missing. With "save_strategy": "steps" it says every how many steps.'
 
 
 def _early_stopping(config: Config) -> Iterator[str]:

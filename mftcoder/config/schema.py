@@ -193,8 +193,8 @@ class Training(Section):
     max_nonfinite_steps: PositiveInt = Field(10, description="Skipped steps in a row after which the run stops.")
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When tasks are validated.")
     eval_steps: PositiveInt | None = Field(None, description="With `steps`: every so many steps.")
-    save_strategy: Literal["steps", "epoch"] = Field("epoch", description="When checkpoints are written.")
-    save_steps: PositiveInt | None = Field(None, description="With `steps`: every so many steps.")
+    save_strategy: Literal["steps", "epoch"] = Field("steps", description="When checkpoints are written.")
+    save_steps: PositiveInt = Field(500, description="With `steps`: every so many steps.")
     save_best: bool = Field(True, description="Also write one whenever validation finds a new best.")
     save_total_limit: PositiveInt | None = Field(
         None, description="Older checkpoints beyond this number are deleted; never the best or the last."

@@ -49,19 +49,22 @@ def complete_checkpoints(output_dir: Path) -> list[Checkpoint]:
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Checkpoint:
-    """The checkpoint called "last", "best" or "step-N" (MftcoderError if there is none)."""
+    """The checkpoint called "last", "best" or "step-N" (MftcoderError if there is none).
+
+    The best is that of the lowest mean of validation-loss ratios; of a run that validated nothing, the last.
+    """
     found = complete_checkpoints(output_dir)
     if not found:
         raise MftcoderError(f"{output_dir}: found no complete checkpoint in {output_dir / 'checkpoints'}.")
-    if which == "last":
+    best_step = found[-1].state["best_step"]
+    if which == "last" or (which == "best" and best_step is None):
         return found[-1]
-    if which == "best":
-        best = [checkpoint for checkpoint in found if checkpoint.step == found[-1].state["best_step"]]
-        return best[0] if best else found[-1]
-    named = [c for c in found if c.path.name == which or which == f"step-{c.step}"]
+    name = f"step-{best_step}" if which == "best" else which
+    named = [c for c in found if name in (c.path.name, f"step-{c.step}")]
     if not named:
+        wanted = f"the best validation was at step {best_step}, but" if which == "best" else f'no "{which}":'
         names = ", ".join(c.path.name for c in found)
-        raise MftcoderError(f'{output_dir}: there is no complete checkpoint "{which}"; there are {names}.')
+        raise MftcoderError(f"{output_dir}: {wanted} the checkpoints kept are {names}. Name one of them, or the last.")
     return named[0]
 
 

@@ -89,7 +89,6 @@ def test_long_values_are_cut(minimal):
         (["training.min_learning_rate=1"], "training.min_learning_rate"),
         (["training.warmup_steps=1.5"], "training.warmup_steps"),
         (["training.eval_strategy=steps"], "training.eval_steps"),
-        (["training.save_strategy=steps"], "training.save_steps"),
         (["training.early_stopping_patience=1", "training.eval_strategy=no"], "training.early_stopping_patience"),
         (["training.early_stopping_patience=1", "data.validation_fraction=0"], "training.early_stopping_patience"),
         (['loss.weighting={"type":"given","weights":{"a":1}}'], "loss.weighting.weights"),

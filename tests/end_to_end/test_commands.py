@@ -70,6 +70,7 @@ def runs(project, tmp_path_factory) -> dict[str, Path]:
         config = json.loads(json.dumps(project))
         config["output_dir"] = str(folder / "run")
         config["model"]["lora"] = lora
+        config["training"]["save_best"] = True
         config["deepspeed"] = {"zero_optimization": {"stage": stage}}
         (folder / "config.json").write_text(json.dumps(config))
         succeed("train", folder / "config.json", ranks=2 if name == "full" else 1)

@@ -64,8 +64,8 @@ def test_the_demo_goes_on_where_it_was_and_does_again_only_what_changed(folder):
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
     output, _ = running.communicate()
-    assert running.returncode == 1, output
-    assert 'stopped in "training on text"; the next call goes on from here' in output
+    assert running.returncode != 0
+    assert 'stopped in "training on text"; the next call goes on from there' in output
 
     reused, ran, output = finish(folder)
     assert (reused, ran) == (list(STAGES[:3]), list(STAGES[3:]))

@@ -5,8 +5,14 @@ from collections.abc import Callable
 from mftcoder.config import schema
 from mftcoder.losses.weighting.base import TaskLosses, TaskWeighting, Vector
 from mftcoder.losses.weighting.coba import CoBa
+from mftcoder.losses.weighting.dwa import Dwa
+from mftcoder.losses.weighting.famo import Famo, FamoValid
 from mftcoder.losses.weighting.given import Given
+from mftcoder.losses.weighting.gradnorm import GradNorm, GradNormValid
+from mftcoder.losses.weighting.lbtw import Lbtw, LbtwValid
+from mftcoder.losses.weighting.multiplicative import Multiplicative
 from mftcoder.losses.weighting.proportional import Proportional
+from mftcoder.losses.weighting.uncertainty import Uncertainty
 from mftcoder.losses.weighting.uniform import Uniform
 from mftcoder.tasks import TaskSet
 
@@ -17,14 +23,26 @@ WEIGHTINGS: dict[str, Callable[..., TaskWeighting]] = {
     "uniform": Uniform,
     "proportional": Proportional,
     "given": Given,
+    "famo": Famo,
+    "famo_valid": FamoValid,
+    "lbtw": Lbtw,
+    "lbtw_valid": LbtwValid,
+    "dwa": Dwa,
+    "uncertainty": Uncertainty,
+    "gradnorm": GradNorm,
+    "gradnorm_valid": GradNormValid,
     "coba": CoBa,
+    "multiplicative": Multiplicative,
 }
 
 
-def build(config: schema.Weighting, tasks: TaskSet) -> TaskWeighting:
+def build(config: schema.Weighting, tasks: TaskSet, *, num_mini_batches: int = 1) -> TaskWeighting:
     """The weighting that ``loss.weighting`` asks for; MftcoderError if its settings do not fit ``tasks``.
 
-    ``probe`` says what is observed and when, so it belongs to the training loop.
+    ``probe`` says what is observed and when, so it belongs to the training loop. ``num_mini_batches`` is M, the global
+    mini-batches of the probe, which CoBa's preset "paper" is measured in.
     """
     settings = config.model_dump(exclude={"type", "probe"})
+    if isinstance(config, schema.CoBa):
+        settings["num_mini_batches"] = num_mini_batches
     return WEIGHTINGS[config.type](tasks, **settings)
