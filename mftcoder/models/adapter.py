@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from mftcoder.data.batch import Batch
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
+from mftcoder.models.gain import GainWatch
 
 
 class Head(nn.Module):
@@ -69,16 +70,23 @@ class TokenNLL(nn.Module):
         self.model = model  # or a PeftModel around one
         self.adapter = adapter
         self.head = adapter.head(self.causal)
+        self.gain_watch: GainWatch | None = None
 
     @property
     def causal(self) -> PreTrainedModel:
         """The causal language model, whatever wraps it."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
+    def watch_gain(self, num_tasks: int) -> None:
+        """From now on collect each task's gradient at the final norm's gain, in ``gain_watch``."""
+        self.gain_watch = GainWatch(self.adapter.backbone(self.causal), num_tasks)
+
     def forward(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(nll [S], loss []) as in ``chunked_nll``, over the batch's supervised positions."""
         hidden = self.adapter.hidden_states(self.causal, batch)
         selected = hidden.flatten(0, 1).index_select(0, batch.supervised)
+        if self.gain_watch is not None:
+            self.gain_watch.follow(selected, batch.supervised, batch.supervised_tasks)
         return self.head(selected, batch.targets, coefficients)
 
 
