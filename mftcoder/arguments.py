@@ -165,6 +165,29 @@ def _report_commands(add: AddCommand) -> None:
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a run")
     _json(compare, "print the comparison as JSON")
 
+    simulate = add(
+        "simulate",
+        "replay recorded losses through a task weighting",
+        """mftcoder simulate --weighting '{"type": "coba", "window_steps": 100}' --losses runs/uniform""",
+    )
+    simulate.add_argument("--weighting", required=True, metavar="JSON", help="what loss.weighting would hold")
+    simulate.add_argument(
+        "--losses",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a run or its metrics.jsonl (the probe's losses, else those of validation), CSV with a column per task, "
+        "or JSON with the lists of losses of each step",
+    )
+    simulate.add_argument("--case", metavar="NAME", help="which object of a JSON file that holds several")
+    simulate.add_argument(
+        "--interval", type=_positive, metavar="N", help="steps between rows (default: as recorded, else 1)"
+    )
+    simulate.add_argument(
+        "--to", type=Path, metavar="FILE", help="write it all as JSON, or as CSV if FILE ends in .csv"
+    )
+    _json(simulate, "print it all as JSON")
+
 
 def _setup_commands(add: AddCommand) -> None:
     add("schema", "print the JSON schema of the config", "mftcoder schema > configs/schema.json")

@@ -173,6 +173,24 @@ def compare(arguments: Namespace) -> int:
     return 0
 
 
+def simulate(arguments: Namespace) -> int:
+    """What a weighting would have made of recorded losses."""
+    try:
+        weighting = json.loads(arguments.weighting)
+    except ValueError as error:
+        raise MftcoderError(f"--weighting: not JSON: {error}. Give what loss.weighting would hold.") from None
+    if not isinstance(weighting, dict):
+        raise MftcoderError(f"--weighting: must be a JSON object; found {arguments.weighting}.")
+    from mftcoder.report.replay import as_csv, as_json, read_losses, simulation, table
+
+    result = simulation(weighting, read_losses(arguments.losses, arguments.case), arguments.interval)
+    if arguments.to:
+        _write(arguments.to, as_csv(result) if arguments.to.suffix == ".csv" else _as_json(as_json(result)))
+    else:
+        _show(arguments, as_json(result), table(result))
+    return 0
+
+
 def schema(arguments: Namespace) -> int:
     """The JSON schema of the config."""
     from mftcoder.config.describe import json_schema
@@ -237,6 +255,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "export": export,
     "report": report,
     "compare": compare,
+    "simulate": simulate,
     "schema": schema,
     "env": env,
     "import-config": import_config,

@@ -4,18 +4,24 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mftcoder.config.problems import show
-from mftcoder.config.schema import CoBa, Config, Given
+from mftcoder.config.schema import COBA_STEPS, CoBa, Config, Given, Probe, Training
 
 
 def contradictions(config: Config) -> list[str]:
     """Every contradiction in ``config``, as ``key: problem`` lines."""
-    return [*_tasks(config), *_schedule(config), *_early_stopping(config), *_weighting(config)]
+    return [*_tasks(config), *_schedule(config), *_early_stopping(config), *_loss(config)]
 
 
 def _tasks(config: Config) -> Iterator[str]:
-    for name, times in Counter(task.name for task in config.data.tasks).items():
+    names = [task.name for task in config.data.tasks]
+    for name, times in Counter(names).items():
         if times > 1:
             yield f'data.tasks: {times} tasks are named "{name}". Give each task a name of its own.'
+    folders = Counter(name.lower() for name in set(names))
+    if alike := [name for name in names if folders[name.lower()] > 1]:
+        yield f"data.tasks: {show(alike)} would share a folder where file names ignore case. Rename all but one."
+    if any(name.startswith("manifest.json") for name in folders):
+        yield "data.tasks: no task can be named manifest.json: the shards have a file of that name. Rename it."
 
 
 def _schedule(config: Config) -> Iterator[str]:
@@ -29,6 +35,27 @@ def _schedule(config: Config) -> Iterator[str]:
         yield f"training.warmup_steps: must be a whole number, or a fraction below 1; found {training.warmup_steps:g}."
     if training.eval_strategy == "steps" and training.eval_steps is None:
         yield 'training.eval_steps: missing. With "eval_strategy": "steps" it says every how many steps.'
+    yield from _ignored(training)
+
+
+def _ignored(training: Training) -> Iterator[str]:
+    """Settings that would have no effect beside others."""
+    # By value: the config.json that a run writes holds the defaults too.
+    every_default = Training.model_fields["save_steps"].default
+    for what, strategy, every, ignored in (
+        ("eval", training.eval_strategy, training.eval_steps, training.eval_steps is not None),
+        ("save", training.save_strategy, training.save_steps, training.save_steps != every_default),
+    ):
+        if strategy != "steps" and ignored:
+            yield (
+                f'training.{what}_steps: would have no effect, since training.{what}_strategy is "{strategy}"; '
+                f'found {every}. Set the strategy to "steps", or delete it.'
+            )
+    if training.lr_scheduler_type == "constant" and training.min_learning_rate > 0:
+        yield (
+            'training.min_learning_rate: would have no effect, since training.lr_scheduler_type is "constant"; '
+            f'found {training.min_learning_rate:g}. Choose "cosine" or "linear", or delete it.'
+        )
 
 
 def _early_stopping(config: Config) -> Iterator[str]:
@@ -46,29 +73,52 @@ def _early_stopping(config: Config) -> Iterator[str]:
         )
 
 
-def _weighting(config: Config) -> Iterator[str]:
+def _loss(config: Config) -> Iterator[str]:
     weighting, names = config.loss.weighting, [task.name for task in config.data.tasks]
+    for section, key in (
+        ("weighting", "weights"),
+        ("weighting", "minimum_losses"),
+        ("weighting", "prior"),
+        ("weighting", "target_losses"),
+        ("reduction", "alpha"),
+    ):
+        given = getattr(getattr(config.loss, section), key, {})
+        if isinstance(given, dict) and (unknown := [name for name in given if name not in names]):
+            yield f"loss.{section}.{key}: {show(unknown)} are no tasks; data.tasks has {show(names)}."
     if isinstance(weighting, Given):
         if missing := [name for name in names if name not in weighting.weights]:
             yield f"loss.weighting.weights: {show(missing)} have none. Give every task of data.tasks a weight."
-        if unknown := [name for name in weighting.weights if name not in names]:
-            yield f"loss.weighting.weights: {show(unknown)} are no tasks; data.tasks has {show(names)}."
         if not any(weighting.weights.values()):
             yield "loss.weighting.weights: all are 0. At least one must be greater."
-    if isinstance(weighting, CoBa):
-        yield from _coba(config, weighting, len(names))
-
-
-def _coba(config: Config, coba: CoBa, num_tasks: int) -> Iterator[str]:
-    if num_tasks > 1 and num_tasks * coba.floor >= 1:
-        yield (f"loss.weighting.floor: must be less than 1/K with K = {num_tasks} tasks; found {coba.floor:g}.")
-    if config.data.validation_fraction == 0:
+    floor = getattr(weighting, "floor", 0.0)
+    if len(names) > 1 and len(names) * floor >= 1:
+        yield f"loss.weighting.floor: must be less than 1/K with K = {len(names)} tasks; found {floor:g}."
+    if hasattr(weighting, "probe") and config.data.validation_fraction == 0:
         yield (
-            "loss.weighting: coba watches validation losses, but data.validation_fraction is 0. "
+            f"loss.weighting: {weighting.type} watches validation losses, but data.validation_fraction is 0. "
             "Hold some samples out, e.g. 0.05."
         )
-    if coba.probe.every_steps >= coba.window_steps:
+    if isinstance(weighting, CoBa):
+        yield from _coba(weighting)
+
+
+def _coba(coba: CoBa) -> Iterator[str]:
+    if coba.preset != "efficient" and coba.probe != Probe():
+        yield (
+            f'loss.weighting.probe: the preset "{coba.preset}" looks at one mini-batch of the held-out rows at every '
+            "step. Delete it."
+        )
+    window, warmup = (
+        default if given is None else given
+        for given, default in zip((coba.window_steps, coba.warmup_steps), COBA_STEPS[coba.preset], strict=True)
+    )
+    if coba.preset == "efficient" and coba.probe.every_steps >= window:
         yield (
             f"loss.weighting.probe.every_steps: must be less than loss.weighting.window_steps, which is "
-            f"{coba.window_steps}, so that a slope has two points; found {coba.probe.every_steps}."
+            f"{window}, so that a slope has two points; found {coba.probe.every_steps}."
+        )
+    if coba.preset == "released" and window < warmup:
+        yield (
+            f'loss.weighting.window_steps: with the preset "released" it must be at least warmup_steps, which is '
+            f"{warmup}; found {window}."
         )

@@ -42,9 +42,12 @@ def json_schema() -> dict[str, Any]:
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Every key of every section, sections in the order of the schema."""
+    """Every key of every section, once, sections in the order of the schema."""
     schema = Config.model_json_schema()
-    return tuple(_walk(schema, schema["$defs"], section=""))
+    found: dict[tuple[str, str | None, str], Setting] = {}
+    for setting in _walk(schema, schema["$defs"], section=""):
+        found.setdefault((setting.section, setting.variant, setting.key), setting)
+    return tuple(found.values())
 
 
 def refresh(folder: Path) -> None:

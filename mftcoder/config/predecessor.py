@@ -241,6 +241,9 @@ def _training(old: Values, new: Values, notes: Notes) -> None:
         )
     training["lr_scheduler_type"] = SCHEDULES[schedule]
     notes["lr_scheduler_type"] = "training.lr_scheduler_type; it counts optimizer steps."
+    if training["lr_scheduler_type"] == "constant":
+        del training["min_learning_rate"]
+        notes["min_lr"] = "no effect: the learning rate is constant."
     if "max_train_steps" in old:
         training["max_steps"] = old["max_train_steps"]
         notes["max_train_steps"] = "training.max_steps."

@@ -31,8 +31,36 @@ LIMITS = {
     "less_than": "be less than {lt:.10g}",
     "less_than_equal": "be at most {le:.10g}",
     "too_short": "have at least {min_length} entry",
+    "string_too_short": "not be empty",
     "string_too_long": "have at most {max_length} characters",
     "string_pattern_mismatch": "match {pattern}",
+}
+ALIASES = {  # what other programs call our keys, where the spelling is not close
+    "lr": "learning_rate",
+    "min_lr": "min_learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "grad_clip": "max_grad_norm",
+    "scheduler": "lr_scheduler_type",
+    "warmup_ratio": "warmup_steps",
+    "num_warmup_steps": "warmup_steps",
+    "eval_interval": "eval_steps",
+    "save_interval": "save_steps",
+    "patience": "early_stopping_patience",
+    "gradient_checkpointing": "activation_checkpointing",
+    "seq_length": "sequence_length",
+    "max_length": "sequence_length",
+    "max_seq_length": "sequence_length",
+    "model_name_or_path": "path",
+    "attn_implementation": "attention",
+    "torch_dtype": "dtype",
+    "r": "rank",
+    "lora_alpha": "alpha",
 }
 LONGEST_VALUE = 60  # characters of a found value that a message shows
 
@@ -105,9 +133,11 @@ def _unknown_key(place: Place, raw: Any) -> str:
     if forms:
         now = f'"type": {show(form)}' if form else "the default type"
         return f"unknown key with {now}; it belongs to {_either(forms)}."
-    if hint := nearest(key, [setting.key for setting in here if form in (None, setting.variant)]):
+    meant = ALIASES.get(key.lower(), key)
+    if hint := nearest(meant, [setting.key for setting in here if form in (None, setting.variant)]):
         return f"unknown key{hint}"
-    elsewhere = [f"{setting.section}.{key}".lstrip(".") for setting in settings() if setting.key == key != "type"]
+    plain_first = sorted(settings(), key=lambda setting: setting.variant is not None)
+    elsewhere = [f"{setting.section}.{key}".lstrip(".") for setting in plain_first if setting.key == meant != "type"]
     return f'unknown key; did you mean "{elsewhere[0]}"?' if elsewhere else "unknown key. Delete it."
 
 

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+ByTask = dict[str, Annotated[float, Field(ge=0)]]  # task name -> number
+NonEmpty = Annotated[str, Field(min_length=1)]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -32,7 +35,7 @@ class Lora(Section):
 class Model(Section):
     """The base model and how it is adapted."""
 
-    path: str = Field(description="Folder or hub id of the base model, with its tokenizer.")
+    path: NonEmpty = Field(description="Folder or hub id of the base model, with its tokenizer.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of weights and arithmetic.")
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
@@ -47,7 +50,7 @@ class TemplateChat(Section):
     """Conversations are rendered by the tokenizer's own chat template, or by a Jinja file."""
 
     type: Literal["template"] = "template"
-    file: str | None = Field(None, description="A Jinja file that replaces the tokenizer's chat template.")
+    file: NonEmpty | None = Field(None, description="A Jinja file that replaces the tokenizer's chat template.")
 
 
 class MarkersChat(Section):
@@ -84,14 +87,16 @@ class Task(Section):
     """One task: a name and its files."""
 
     name: TaskName = Field(description="Letters, digits, dot, dash, underscore.")
-    path: str | list[str] = Field(description="File, folder (searched recursively) or glob, or several of them.")
+    path: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = Field(
+        description="File, folder (searched recursively) or glob, or several of them."
+    )
     format: str = Field("auto", description="Record format; `auto` detects it from the first record and says so.")
 
 
 class Data(Section):
     """Task files and how they become shards."""
 
-    shards: str | None = Field(None, description="Folder of the packed shards; default: `shards` in output_dir.")
+    shards: NonEmpty | None = Field(None, description="Folder of the packed shards; default: `shards` in output_dir.")
     sequence_length: Annotated[int, Field(gt=1)] = Field(2048, description="Tokens per row.")
     packing: Packing = Packing()
     validation_fraction: Fraction = Field(
@@ -117,6 +122,22 @@ class SampleReduction(Section):
     type: Literal["sample"]
 
 
+class FocalSampleReduction(Section):
+    """A sample counts -(1 - P)^gamma Q, with the means P of p and Q of log p over its tokens (MFTCoder Eq. 2)."""
+
+    type: Literal["focal_sample"]
+    gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="How much easy samples fade; 0: `sample`.")
+    alpha: ByTask = Field({}, description="Task name to a factor of its loss; 1 for tasks that are not named.")
+
+
+class FocalTaskReduction(Section):
+    """A task counts -(1 - P)^gamma Q, with the means P and Q of its samples (MFTCoder Eq. 3), of the step before."""
+
+    type: Literal["focal_task"]
+    gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="How much easy tasks fade; 0: `sample`.")
+    alpha: ByTask = Field({}, description="Task name to a factor of its loss; 1 for tasks that are not named.")
+
+
 class Uniform(Section):
     """Every task weighs 1/K: the data-balanced loss of MFTCoder Eq. 1."""
 
@@ -136,6 +157,45 @@ class Given(Section):
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(description="Task name to weight; all tasks.")
 
 
+class Famo(Section):
+    """Tasks improve at equal rates (FAMO; Liu et al., NeurIPS 2023); costs a forward pass more per step."""
+
+    type: Literal["famo"]
+    learning_rate: PositiveFloat = Field(0.025, description="Adam's, of the logits of the weights.")
+    decay: Annotated[float, Field(ge=0)] = Field(1e-3, description="Weight decay of the logits, gamma.")
+    minimum_losses: ByTask = Field({}, description="Task name to the least loss it can have, in nats; default 0.")
+
+
+class Dwa(Section):
+    """Tasks whose losses fall more slowly weigh more (Dynamic Weight Averaging; Liu et al., CVPR 2019)."""
+
+    type: Literal["dwa"]
+    temperature: PositiveFloat = Field(2.0, description="T: the larger, the more equal the weights.")
+    window_steps: PositiveInt = Field(50, description="Steps whose mean losses are compared with those before.")
+
+
+class Uncertainty(Section):
+    """Each task has a learned variance (Kendall et al., CVPR 2018). The weights do not sum to 1."""
+
+    type: Literal["uncertainty"]
+    learning_rate: PositiveFloat = Field(1e-2, description="Of the log-variances.")
+
+
+class Lbtw(Section):
+    """Tasks weigh by how little their training loss has fallen (LBTW; Liu et al., AAAI 2019)."""
+
+    type: Literal["lbtw"]
+    exponent: PositiveFloat = Field(0.5, description="b: weights in proportion to (loss / first loss)^b.")
+
+
+class GradNorm(Section):
+    """The tasks' gradients are kept at the size their pace asks for (Chen et al., ICML 2018)."""
+
+    type: Literal["gradnorm"]
+    alpha: Annotated[float, Field(ge=0)] = Field(1.5, description="How strongly slower tasks are favoured.")
+    learning_rate: PositiveFloat = Field(0.025, description="Of the weights; not that of the model.")
+
+
 class Probe(Section):
     """The fixed validation rows that a weighting watches (shared by all validation-based weightings)."""
 
@@ -149,24 +209,97 @@ class CoBa(Section):
     """Convergence Balancer (Gong et al., EMNLP 2024): weights from the slopes of validation losses."""
 
     type: Literal["coba"]
-    window_steps: Annotated[int, Field(gt=1)] = Field(50, description="N: steps over which slopes are fitted.")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(20, description="W: uniform weights before this step.")
+    preset: Literal["efficient", "paper", "released"] = Field(
+        "efficient",
+        description="`efficient`: the whole probe every `every_steps`; `paper`: one of its M global mini-batches every "
+        "step; `released`: as the code that MFTCoder released.",
+    )
+    window_steps: Annotated[int, Field(gt=1)] | None = Field(
+        None, description="N: steps over which slopes are fitted; default 50, `paper` 2M, `released` 200."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="W: uniform weights before this step; default 20, `paper` M, `released` 100."
+    )
     temperature: Annotated[float, Field(gt=0)] = Field(5.0, description="tau of the divergence factor.")
-    divergence_factor: Literal["running", "common"] = Field(
-        "running", description="Denominator of Eq. 7: the sum up to each slope, or one sum for all."
+    divergence_factor: Literal["running", "common"] | None = Field(
+        None,
+        description="Denominator of Eq. 7: the sum up to each slope (default), or one sum for all (`released`).",
     )
     floor: Fraction = Field(0.0, description="f: every weight is at least f; (1 - K f) w + f.")
     probe: Probe = Probe()
 
 
-Reduction = Annotated[TokenReduction | SampleReduction, Field(discriminator="type")]
-Weighting = Annotated[Uniform | Proportional | Given | CoBa, Field(discriminator="type")]
+class FamoValid(Section):
+    """FAMO on validation losses (FAMO*; MFTCoder Eq. 4)."""
+
+    type: Literal["famo_valid"]
+    learning_rate: PositiveFloat = Field(0.025, description="Adam's, of the logits of the weights.")
+    decay: Annotated[float, Field(ge=0)] = Field(1e-3, description="Weight decay of the logits, gamma.")
+    minimum_losses: ByTask = Field({}, description="Task name to the least loss it can have, in nats; default 0.")
+    probe: Probe = Probe()
+
+
+class LbtwValid(Section):
+    """LBTW on validation losses."""
+
+    type: Literal["lbtw_valid"]
+    exponent: PositiveFloat = Field(0.5, description="b: weights in proportion to (loss / first loss)^b.")
+    probe: Probe = Probe()
+
+
+class GradNormValid(Section):
+    """GradNorm with the pace of the tasks from validation losses."""
+
+    type: Literal["gradnorm_valid"]
+    alpha: Annotated[float, Field(ge=0)] = Field(1.5, description="How strongly slower tasks are favoured.")
+    learning_rate: PositiveFloat = Field(0.025, description="Of the weights; not that of the model.")
+    probe: Probe = Probe()
+
+
+class Multiplicative(Section):
+    """Every look at the probe multiplies a task's weight by exp(learning_rate x what it still has to learn)."""
+
+    type: Literal["multiplicative"]
+    learning_rate: PositiveFloat = Field(0.1, description="eta, per look at the probe.")
+    prior: dict[str, PositiveFloat] = Field({}, description="Task name to weight at the start; default 1 each.")
+    target_losses: ByTask = Field({}, description="Task name to the loss it is to reach, in nats; default 0.")
+    floor: Fraction = Field(0.0, description="f: every weight is at least f; (1 - K f) w + f.")
+    probe: Probe = Probe()
+
+
+# preset -> window_steps, warmup_steps; those of "paper" are counted in global mini-batches of the probe
+COBA_STEPS = {"efficient": (50, 20), "paper": (2, 1), "released": (200, 100)}
+
+Reduction = Annotated[
+    TokenReduction | SampleReduction | FocalSampleReduction | FocalTaskReduction, Field(discriminator="type")
+]
+Weighting = Annotated[
+    Uniform
+    | Proportional
+    | Given
+    | Famo
+    | FamoValid
+    | Lbtw
+    | LbtwValid
+    | Dwa
+    | Uncertainty
+    | GradNorm
+    | GradNormValid
+    | CoBa
+    | Multiplicative,
+    Field(discriminator="type"),
+]
 
 
 class Loss(Section):
     """How tokens become a loss per task, and the losses of the tasks one loss."""
 
     reduction: Reduction = TokenReduction()
+    denominator: Literal["step", "epoch"] = Field(
+        "step",
+        description="A task's loss in a step is divided by its units in the step, and its weight by those of the tasks "
+        "present; or by its mean units per step over an epoch: unbiased for rare tasks, but noisier.",
+    )
     weighting: Weighting = Uniform()
 
 
@@ -215,13 +348,13 @@ class Logging(Section):
 class Config(Section):
     """A whole training config."""
 
-    output_dir: str = Field(description="Folder of the run: checkpoints, metrics, resolved config.")
+    output_dir: NonEmpty = Field(description="Folder of the run: checkpoints, metrics, resolved config.")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(42, description="Of data order, dropout and new weights.")
     model: Model
     data: Data
     loss: Loss = Loss()
     training: Training = Training()
-    deepspeed: str | dict[str, Any] = Field(
+    deepspeed: NonEmpty | dict[str, Any] = Field(
         {"zero_optimization": {"stage": 0}}, description="DeepSpeed's own JSON: a path, or inline."
     )
     logging: Logging = Logging()

@@ -38,7 +38,10 @@ for deprecated in ("reduce_scatter_tensor", "all_gather_into_tensor", "torch.jit
 
 @contextmanager
 def process_group() -> Iterator[Group]:
-    """This process's place among the ranks that the launcher started; leaves the process group at the end."""
+    """This process's place among the ranks that the launcher started.
+
+    Joins the process group and leaves it at the end, or uses the one that the process is in already.
+    """
     rank, size, local_rank = rank_from_environment()
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
@@ -47,11 +50,13 @@ def process_group() -> Iterator[Group]:
         device = torch.device("cpu")
         # Only speeds up inference; loading it would compile C++ for a minute on first use.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False, dist_init_required=True)
+    joined_before = torch.distributed.is_initialized()
+    if not joined_before:
+        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False, dist_init_required=True)
     try:
         yield Group(rank, size, device)
     finally:
-        if torch.distributed.is_initialized():
+        if not joined_before and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 

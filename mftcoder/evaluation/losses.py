@@ -15,6 +15,7 @@ from mftcoder.data.manifest import vocabulary_hash
 from mftcoder.data.shards import Rows, Shards
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.check import check_model
 from mftcoder.training.trained import load_for_use
 
 ROWS_PER_BATCH = 8
@@ -102,6 +103,8 @@ def _losses(name: str, shards: Shards, split: str) -> dict[str, SampleLosses]:
     """By task, leaving out tasks that the split does not hold."""
     model, _ = load_for_shards(name, shards)
     nll = TokenNLL(model, CausalAdapter())
+    packed = shards.manifest.inputs.settings.packing == "pack"
+    check_model(nll, lambda batch: nll(batch)[0], device=next(nll.parameters()).device, isolate_samples=packed)
     rows = {task: shards.rows(task, split) for task in shards.tasks}
     return {task: _task_losses(nll, found) for task, found in rows.items() if len(found)}
 

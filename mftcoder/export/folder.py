@@ -4,9 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from mftcoder.data.chat import load_tokenizer, stop_token_ids
+from mftcoder.data.manifest import vocabulary_hash
 from mftcoder.errors import MftcoderError
 from mftcoder.training.trained import load_trained, open_run
 
@@ -34,7 +35,7 @@ def export(run: Path, to: Path, *, checkpoint: str = "best", merge: bool = True)
     try:
         aside.mkdir(parents=True)
         model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        _save_tokenizer(tokenizer, aside)
         if merge:
             model.config.use_cache = True  # off in training only
             model.config.save_pretrained(aside)
@@ -46,6 +47,19 @@ def export(run: Path, to: Path, *, checkpoint: str = "best", merge: bool = True)
         shutil.rmtree(aside, ignore_errors=True)
         raise MftcoderError(f"--to: cannot write {to}: {error.strerror}.") from error
     return found.path
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """MftcoderError unless what was written encodes as ``tokenizer`` does."""
+    if hasattr(
+        tokenizer, "legacy"
+    ):  # left out by save_pretrained, though it decides how Llama's tokenizer splits words
+        tokenizer.init_kwargs["legacy"] = tokenizer.legacy
+    tokenizer.save_pretrained(folder)
+    if vocabulary_hash(AutoTokenizer.from_pretrained(folder)) != vocabulary_hash(tokenizer):
+        raise MftcoderError(
+            f"{folder}: transformers reads another tokenizer back than it was given; nothing is exported."
+        )
 
 
 def _generation_config(existing: GenerationConfig | None, tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:

@@ -49,7 +49,7 @@ def chunked_nll(
         weight: [V, H].
         bias: [V] or None.
         targets: [S] int64.
-        coefficients: [S] float32, how much each position counts in the loss; None: the NLL itself is differentiable.
+        coefficients: [S] floating, how much each position counts in the loss; None: the NLL itself is differentiable.
         transform: what stands between the linear head and the softmax.
         chunk_size: positions per chunk; default: as many as make CHUNK_ELEMENTS logits.
 
@@ -75,6 +75,7 @@ class _ChunkedNLL(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         nll = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        coefficients = None if coefficients is None else coefficients.to(nll.dtype)
         grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias) if coefficients is not None else None
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)

@@ -53,6 +53,10 @@ class CausalAdapter:
         linear = model.get_output_embeddings()
         if linear is None:
             raise MftcoderError(f"model.path: {type(model).__name__} has no output projection, so it has no logits.")
+        if hasattr(linear, "base_layer"):
+            raise MftcoderError(
+                "model.lora.target_modules: adapters on the output projection are not supported; leave it out."
+            )
         config = model.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
         transform = LogitTransform(scale, getattr(config, "final_logit_softcapping", None))

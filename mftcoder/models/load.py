@@ -1,6 +1,7 @@
 """Loading a base model and preparing it for training: precision, attention, adapters, activation checkpointing."""
 
 import importlib.util
+import re
 import sys
 
 import torch
@@ -27,12 +28,12 @@ def maximum_length(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def attention_backend(requested: str) -> str:
-    """The attention implementation for "auto": FlashAttention 2 where it is installed and there is a GPU, else sdpa."""
+def attention_backend(requested: str) -> str | None:
+    """For "auto" FlashAttention 2 where it is installed and there is a GPU, else None: what the library prefers."""
     if requested != "auto":
         return requested
     flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if flash else "sdpa"
+    return "flash_attention_2" if flash else None
 
 
 def load_causal(settings: Model) -> PreTrainedModel:
@@ -69,7 +70,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
     try:
         # One dtype per module, or ZeRO-3 cannot gather it.
         return get_peft_model(model, config, autocast_adapter_dtype=False)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise MftcoderError(f"model.lora.target_modules: {error}") from error
 
 

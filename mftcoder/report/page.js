@@ -39,7 +39,7 @@ function horizontalMark(value) {
 
 function layout(figure) {
   const marks = figure.marks.filter((mark) => !hidden.run.has(mark.run)).map(verticalMark);
-  const axis = { gridcolor: css("--rule"), linecolor: css("--rule"), zeroline: false, exponentformat: "e", automargin: true };
+  const axis = { gridcolor: css("--rule"), linecolor: css("--rule"), zeroline: false, exponentformat: "e", minexponent: 6, automargin: true };
   return {
     font: { family: "system-ui, sans-serif", size: 13, color: css("--ink") },
     paper_bgcolor: "transparent",

@@ -18,7 +18,7 @@ from typing import Any
 
 from mftcoder.distributed import Group
 from mftcoder.engine.protocol import Engine
-from mftcoder.errors import MftcoderError
+from mftcoder.errors import MftcoderError, RunError
 
 STATE = "checkpoint.json"
 
@@ -75,9 +75,15 @@ def save_checkpoint(output_dir: Path, engine: Engine, state: Mapping[str, Any], 
     """
     path = output_dir / "checkpoints" / f"step-{state['step']:06d}"
     if group.is_main:
-        shutil.rmtree(path, ignore_errors=True)
+        clear_incomplete(output_dir)
     group.barrier()
-    engine.save(path)
+    try:
+        engine.save(path)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise RunError(
+            f"{path}: the checkpoint could not be written: {error}. Those before are intact: make room, then --resume."
+        ) from error
     group.barrier()
     files: dict[str, Any] = {}
     for part in group.gather({name: _describe(path / name, sync=True) for name in _my_files(path, group)}):
@@ -114,6 +120,13 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(aside, path)
 
 
+def clear_incomplete(output_dir: Path) -> None:
+    """Delete what saves that were interrupted left behind."""
+    for path in (output_dir / "checkpoints").glob("*"):
+        if path.is_dir() and not (path / STATE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _my_files(path: Path, group: Group) -> list[str]:
     """This rank's share of the files below ``path``."""
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
@@ -130,11 +143,9 @@ def _describe(file: Path, *, sync: bool = False) -> dict[str, Any]:
 
 
 def _clear_old(output_dir: Path, best_step: int | None, keep: int | None) -> None:
-    """Delete complete checkpoints beyond the ``keep`` newest, except the best, and all incomplete folders."""
-    found = complete_checkpoints(output_dir)
-    spared = {c.path for c in found if c.step == best_step} | {c.path for c in (found[-keep:] if keep else found)}
-    for path in (output_dir / "checkpoints").iterdir():
-        if path.is_dir() and path not in spared:
+    """Delete complete checkpoints beyond the ``keep`` newest, except the best."""
+    for checkpoint in complete_checkpoints(output_dir)[: -keep if keep else 0]:
+        if checkpoint.step != best_step:
             # Without its JSON the folder no longer counts, should deleting be interrupted.
-            (path / STATE).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
+            (checkpoint.path / STATE).unlink()
+            shutil.rmtree(checkpoint.path, ignore_errors=True)

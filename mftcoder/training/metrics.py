@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from mftcoder.config.schema import Logging
+from mftcoder.errors import MftcoderError
 from mftcoder.losses.weighting import Vector
 from mftcoder.tasks import TaskSet
 from mftcoder.training.step import StepResult
@@ -25,11 +27,12 @@ class Window:
 
     def __init__(self, num_tasks: int) -> None:
         self.totals, self.units, self.weights = np.zeros((3, num_tasks))
-        self.loss = 0.0
+        self.loss = self.seconds = 0.0
         self.steps = self.skipped = self.tokens = self.supervised_tokens = 0
 
-    def add(self, result: StepResult) -> None:
+    def add(self, result: StepResult, seconds: float) -> None:
         self.steps += 1
+        self.seconds += seconds
         self.tokens += result.tokens
         self.supervised_tokens += result.supervised_tokens
         if result.info.skipped:
@@ -51,11 +54,13 @@ class Window:
 class Metrics:
     """Writes on rank 0; on other ranks every method returns at once."""
 
-    def __init__(self, output_dir: Path, tasks: TaskSet, logging: Logging, total_steps: int, *, enabled: bool) -> None:
+    def __init__(
+        self, output_dir: Path, tasks: TaskSet, logging: Logging, *, first_step: int, total_steps: int, enabled: bool
+    ) -> None:
         self.window = Window(len(tasks))
         self._tasks, self._total_steps, self._enabled = tasks, total_steps, enabled
         self._every = logging.logging_steps
-        self._since = time.perf_counter()
+        self._steps_here, self._start = 0, time.perf_counter()
         if not enabled:
             return
         self._file = (output_dir / FILE).open("a", encoding="utf-8")
@@ -63,7 +68,7 @@ class Metrics:
         if "tensorboard" in logging.report_to:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(output_dir / "tensorboard"))
+            self._events = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step)
         self._console = Console()
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         if self._console.is_terminal:
@@ -71,8 +76,12 @@ class Metrics:
 
     def tell(self, message: str) -> None:
         """A line for the user."""
-        if self._enabled:
+        if not self._enabled:
+            return
+        try:
             self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        except BrokenPipeError:  # nobody reads on; that is no reason to stop training
+            self._console = Console(quiet=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One line of metrics.jsonl; vectors [K] become objects by task, with null for what is not finite."""
@@ -89,13 +98,19 @@ class Metrics:
                     if isinstance(number, int | float) and name != "step":
                         self._events.add_scalar(f"{kind}/{name}/{suffix}".rstrip("/"), number, step)
 
-    def step(self, result: StepResult, *, step: int, epoch: float, learning_rate: float, last: bool) -> None:
-        """Note an optimizer step; every ``logging_steps`` and on the ``last`` one, write the window's line."""
-        self.window.add(result)
+    def step(
+        self, result: StepResult, *, step: int, epoch: float, learning_rate: float, seconds: float, last: bool
+    ) -> None:
+        """Note an optimizer step; every ``logging_steps`` and on the ``last`` one, write the window's line.
+
+        ``seconds`` are the step's own: with waiting for its data, without validation and saving.
+        """
+        self.window.add(result, seconds)
+        self._steps_here += 1
         if not (step % self._every == 0 or last):
             return
-        window, now = self.window, time.perf_counter()
-        seconds, taken = now - self._since, max(1, window.steps - window.skipped)
+        window, taken = self.window, max(1, self.window.steps - self.window.skipped)
+        rate = window.tokens / window.seconds
         losses = np.divide(window.totals, window.units, out=np.full(len(self._tasks), np.nan), where=window.units > 0)
         self.write(
             "train",
@@ -109,14 +124,12 @@ class Metrics:
             supervised_tokens=window.supervised_tokens,
             learning_rate=learning_rate,
             grad_norm=result.info.grad_norm,
-            seconds=seconds,
-            tokens_per_second=window.tokens / seconds,
+            seconds=window.seconds,
+            tokens_per_second=rate,
             skipped=window.skipped,
         )
-        self._show(
-            step, window.loss / taken, losses, window.weights / taken, window.tokens / seconds, seconds / window.steps
-        )
-        self.window, self._since = Window(len(self._tasks)), now
+        self._show(step, window.loss / taken, losses, window.weights / taken, rate)
+        self.window = Window(len(self._tasks))
 
     def close(self) -> None:
         if self._enabled:
@@ -125,10 +138,11 @@ class Metrics:
             if self._events is not None:
                 self._events.close()
 
-    def _show(self, step: int, loss: float, losses: Vector, weights: Vector, rate: float, per_step: float) -> None:
+    def _show(self, step: int, loss: float, losses: Vector, weights: Vector, rate: float) -> None:
         if not self._enabled:
             return
-        minutes, seconds = divmod(round(per_step * (self._total_steps - step)), 60)
+        wall_per_step = (time.perf_counter() - self._start) / self._steps_here  # validation and saving included
+        minutes, seconds = divmod(round(wall_per_step * (self._total_steps - step)), 60)
         tasks = "  ".join(
             f"{name} {value:.3f} (w {weight:.2f})" if np.isfinite(value) else f"{name} –"
             for name, value, weight in zip(self._tasks, losses, weights, strict=True)
@@ -145,15 +159,23 @@ class Metrics:
 
 
 def cut(output_dir: Path, step: int) -> None:
-    """Drop from metrics.jsonl what came after step ``step``: later lines, the run's end, a line half written."""
+    """Drop from metrics.jsonl what came after step ``step``: later lines, the run's end, a line half written.
+
+    With a negative ``step`` nothing is kept, of the events for TensorBoard neither.
+    """
+    if step < 0:
+        shutil.rmtree(output_dir / "tensorboard", ignore_errors=True)
     path = output_dir / FILE
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
         if not line.endswith("\n"):
             break
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise MftcoderError(f"{path}:{number}: is not JSON ({error.msg}). Delete the line to resume.") from error
         if entry["step"] <= step and entry["kind"] != "stop":
             kept.append(line)
     aside = path.with_name(FILE + ".partial")

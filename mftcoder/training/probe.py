@@ -1,31 +1,59 @@
-"""The probe: a fixed, task-stratified set of validation rows that weightings watch.
+"""The probe: fixed, task-stratified validation rows that weightings watch.
 
 Few, large looks at the same rows beat many small ones at changing rows: the noise of a slope is the noise between two
-looks, and with the same rows most of it cancels.
+looks, and with the same rows most of it cancels. CoBa's presets "paper" and "released" look at one mini-batch of all
+the rows after every step, as their authors did.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from mftcoder.config.schema import Probe
+from mftcoder.config.schema import CoBa, Weighting
+from mftcoder.data.loader import Loader
 from mftcoder.data.shards import Rows
 
 SHARE_OF_TRAINING = (
     0.15  # probe tokens per token trained between two looks; a forward pass costs about a third of a step
 )
 
+RowNumbers = list[tuple[int, int]]  # (task id, row within the task)
 
-def probe_rows(tasks: Sequence[Rows], settings: Probe, tokens_per_step: float) -> list[tuple[int, int]]:
-    """(task id, row) of the probe's rows: for each task as many of its first rows as fit an equal share of the tokens.
 
-    The rows of a shard lie in an order that was drawn by seed, so its first rows are a random sample. Every task that
-    has rows gives at least one.
+@dataclass(frozen=True)
+class Probe:
+    """What is looked at, and how often. A look takes the next of ``mini_batches``; most weightings have just one."""
+
+    loader: Loader
+    mini_batches: list[RowNumbers]
+    every_steps: int
+
+    def turn(self, step: int) -> int:
+        """The number of the mini-batch to look at before step ``step``."""
+        return step // self.every_steps % len(self.mini_batches)
+
+
+def make_probe(weighting: Weighting, loader: Loader, *, rows_per_step: int, tokens_per_step: float) -> Probe | None:
+    """The probe of a weighting, or None if it watches no validation.
 
     Args:
-        tasks: the probe split's rows of each task.
-        settings: the size wanted, and how often it is looked at.
+        loader: of the probe split.
+        rows_per_step: of training; the size of a mini-batch where there are several.
         tokens_per_step: what a training step trains on, for the default size.
     """
+    settings = getattr(weighting, "probe", None)
+    if settings is None:
+        return None
+    if isinstance(weighting, CoBa) and weighting.preset != "efficient":
+        return Probe(loader, mini_batches(loader.tasks, rows_per_step), every_steps=1)
     tokens = settings.tokens or SHARE_OF_TRAINING * settings.every_steps * tokens_per_step
+    return Probe(loader, [first_rows(loader.tasks, tokens)], settings.every_steps)
+
+
+def first_rows(tasks: Sequence[Rows], tokens: float) -> RowNumbers:
+    """Of each task as many of its first rows as fit into an equal share of ``tokens``, at least one if it has any.
+
+    The rows of a shard lie in an order that was drawn by seed, so its first rows are a random sample.
+    """
     chosen = []
     for task, rows in enumerate(tasks):
         used = 0
@@ -35,3 +63,12 @@ def probe_rows(tasks: Sequence[Rows], settings: Probe, tokens_per_step: float) -
                 break
             chosen.append((task, row))
     return chosen
+
+
+def mini_batches(tasks: Sequence[Rows], rows_each: int) -> list[RowNumbers]:
+    """All rows in mini-batches of about ``rows_each``, every task spread over them as evenly as its rows allow."""
+    number = max(1, round(sum(len(rows) for rows in tasks) / rows_each))
+    return [
+        [(task, row) for task, rows in enumerate(tasks) for row in range(first, len(rows), number)]
+        for first in range(number)
+    ]

@@ -1,37 +1,38 @@
 """``mftcoder train``: from a config to a finished run."""
 
 import contextlib
+import fcntl
+import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 
-from mftcoder import __version__
 from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
-from mftcoder.data.manifest import Manifest, check_matches
+from mftcoder.data.manifest import check_matches
 from mftcoder.data.mixture import Mixture
-from mftcoder.data.prepare import notes as notes_of
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
-from mftcoder.losses.weighting import build
+from mftcoder.losses.reductions import Unit, build_reduction
+from mftcoder.losses.weighting import Vector, build
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.check import check_model
 from mftcoder.models.load import load_config, load_token_nll, maximum_length
-from mftcoder.training.checkpoint import Checkpoint, complete_checkpoints, verify_files, write_json
+from mftcoder.training.checkpoint import Checkpoint, clear_incomplete, complete_checkpoints, verify_files
 from mftcoder.training.early_stopping import EarlyStopping
-from mftcoder.training.loop import Run, restore, train_loop
+from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
-from mftcoder.training.probe import probe_rows
+from mftcoder.training.probe import Probe, make_probe
+from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity
-from mftcoder.versions import versions
+from mftcoder.training.state import Run, restore
 
+LOCK = ".lock"
 TOKENIZE_TIMEOUT_SECONDS = float(os.environ.get("MFTCODER_TOKENIZE_TIMEOUT", 24 * 3600))
 
 
@@ -39,8 +40,8 @@ def train(config: Config, *, resume: bool = False) -> None:
     """Run ``config`` on the ranks that the launcher started. ``resume`` goes on from the last complete checkpoint."""
     from mftcoder.engine.deepspeed import process_group
 
-    with process_group() as group:
-        checkpoint = group.on_main(lambda: _open_output(config, resume=resume))
+    with process_group() as group, contextlib.ExitStack() as held:
+        checkpoint = group.on_main(lambda: _open_output(config, held, resume=resume))
         _ensure_shards(config, group)
         run = _set_up(config, group, checkpoint)
         try:
@@ -49,29 +50,37 @@ def train(config: Config, *, resume: bool = False) -> None:
             run.metrics.close()
 
 
-def _open_output(config: Config, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to resume from; MftcoderError if output_dir is in use and ``resume`` was not asked for."""
+def _open_output(config: Config, held: contextlib.ExitStack, *, resume: bool) -> Checkpoint | None:
+    """The checkpoint to resume from; MftcoderError if output_dir is not empty and ``resume`` was not asked for.
+
+    Another process cannot train in output_dir before ``held`` is closed, or this process ends.
+    """
     output_dir = Path(config.output_dir)
-    used = (
-        [path.name for path in output_dir.glob("*") if not path.name.startswith("shards")]
-        if output_dir.exists()
-        else []
-    )
+    found = sorted(path.name for path in output_dir.glob("*"))  # nothing if it does not exist
+    used = [name for name in found if not name.startswith("shards") and name != LOCK]
     if used and not resume:
         raise MftcoderError(
-            f"output_dir: {output_dir} is not empty; found {', '.join(sorted(used)[:3])}. "
+            f"output_dir: {output_dir} is not empty; found {', '.join(used[:3])}. "
             "Add --resume to go on with this run, or choose a new output_dir."
         )
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        lock = held.enter_context((output_dir / LOCK).open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise MftcoderError(f"output_dir: another process is training in {output_dir}. Choose another one.") from error
     except OSError as error:
-        raise MftcoderError(f"output_dir: cannot make {output_dir}: {error.strerror}. Choose another one.") from error
-    found = complete_checkpoints(output_dir) if resume else []
-    if resume:
-        print(
-            f"resuming from {found[-1].path}" if found else f"{output_dir}: no complete checkpoint yet; starting anew"
-        )
-    return found[-1] if found else None
+        raise MftcoderError(f"output_dir: cannot write {output_dir}: {error.strerror}. Choose another one.") from error
+    if not resume:
+        return None
+    clear_incomplete(output_dir)
+    checkpoints = complete_checkpoints(output_dir)
+    print(
+        f"resuming from {checkpoints[-1].path}"
+        if checkpoints
+        else f"{output_dir}: no complete checkpoint yet; starting anew"
+    )
+    return checkpoints[-1] if checkpoints else None
 
 
 def _ensure_shards(config: Config, group: Group) -> None:
@@ -102,7 +111,7 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     if checkpoint:
         group.on_main(lambda: check_identity(checkpoint, agreed))
         verify_files(checkpoint, group)
-        group.on_main(lambda: cut(output_dir, checkpoint.step))
+    group.on_main(lambda: cut(output_dir, checkpoint.step if checkpoint else -1))
 
     with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
         model = load_token_nll(
@@ -115,26 +124,41 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     check_model(engine.model, lambda batch: engine(batch)[0], device=group.device, isolate_samples=isolate)
     engine.train(True)
 
+    probe = _probe(config, shards, schedule.rows_per_step, group)
+    weighting = build(config.loss.weighting, tasks, num_mini_batches=len(probe.mini_batches) if probe else 1)
+    if "gradient_norm" in weighting.observes:
+        engine.model.watch_gain(len(tasks))
+    reduction = build_reduction(config.loss.reduction, tasks)
+    by_epoch = config.loss.denominator == "epoch"
     run = Run(
         config=config,
         tasks=tasks,
         group=group,
         engine=engine,
-        weighting=build(config.loss.weighting, tasks),
+        reduction=reduction,
+        weighting=weighting,
         early_stopping=EarlyStopping(training.early_stopping_patience, training.early_stopping_unit),
-        metrics=Metrics(output_dir, tasks, config.logging, total_steps, enabled=group.is_main),
+        metrics=Metrics(
+            output_dir,
+            tasks,
+            config.logging,
+            first_step=checkpoint.step + 1 if checkpoint else 0,
+            total_steps=total_steps,
+            enabled=group.is_main,
+        ),
         schedule=schedule,
         train_loader=_loader(config, shards, "train", group),
-        probe=_probe(config, shards, schedule.rows_per_step, group),
+        probe=probe,
         validation=_validation(config, shards, group),
         total_steps=total_steps,
+        expected_units=expected_units(shards, reduction.unit, schedule.steps_per_epoch) if by_epoch else None,
         identity=agreed,
     )
     if checkpoint:
         engine.load(checkpoint.path)
         restore(run, dict(checkpoint.state))
     if group.is_main:
-        _describe(run, shards.manifest, parameters, settings)
+        describe(run, shards.manifest, parameters, settings)
     return run
 
 
@@ -156,7 +180,7 @@ def make_schedule(config: Config, shards: Shards, world_size: int) -> Schedule:
 
 
 def _steps(epochs: float, schedule: Schedule) -> int:
-    return max(1, round(epochs * schedule.steps_per_epoch))
+    return math.ceil(epochs * schedule.steps_per_epoch)
 
 
 def _loader(config: Config, shards: Shards, split: str, group: Group) -> Loader:
@@ -175,49 +199,17 @@ def _validation(config: Config, shards: Shards, group: Group) -> tuple[Loader, l
     return loader, [(task, row) for task, rows in enumerate(loader.tasks) for row in range(len(rows))]
 
 
-def _probe(
-    config: Config, shards: Shards, rows_per_step: int, group: Group
-) -> tuple[Loader, list[tuple[int, int]], int] | None:
-    settings = getattr(config.loss.weighting, "probe", None)
-    if settings is None:
-        return None
-    loader = _loader(config, shards, "probe", group)
+def _probe(config: Config, shards: Shards, rows_per_step: int, group: Group) -> Probe | None:
     train = [shards.manifest.task(name).splits["train"] for name in shards.tasks]
-    tokens_per_step = rows_per_step * sum(t.tokens for t in train) / sum(t.rows for t in train)
-    return loader, probe_rows(loader.tasks, settings, tokens_per_step), settings.every_steps
-
-
-def _describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings: Mapping[str, Any]) -> None:
-    """config.json, deepspeed.json and run.json, and the same in a few lines."""
-    write_json(run.output_dir / "config.json", run.config.model_dump(mode="json"))
-    write_json(run.output_dir / "deepspeed.json", settings)
-    notes = [f"{task.name}: {note}" for task in manifest.tasks for note in notes_of(task, manifest.inputs.settings)]
-    run.metrics.tell(
-        f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
-        f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, "
-        f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; "
-        f"attention {run.engine.model.causal.config._attn_implementation}"
+    tokens_per_row = sum(part.tokens for part in train) / sum(part.rows for part in train)
+    loader = _loader(config, shards, "probe", group)
+    return make_probe(
+        config.loss.weighting, loader, rows_per_step=rows_per_step, tokens_per_step=rows_per_step * tokens_per_row
     )
-    for note in notes:
-        run.metrics.tell(note)
-    if run.probe:
-        run.metrics.tell(f"probe: {len(run.probe[1])} rows every {run.probe[2]} steps")
-    tasks = {
-        task.name: task.splits["train"].model_dump(mode="json", exclude={"files"})
-        | {"validation_samples": task.splits["validation"].samples if "validation" in task.splits else 0}
-        for task in manifest.tasks
-    }
-    content = {
-        "mftcoder": __version__,
-        "versions": versions(),
-        "world_size": run.group.size,
-        "device": torch.cuda.get_device_name() if run.group.device.type == "cuda" else "cpu",
-        "rows_per_step": run.schedule.rows_per_step,
-        "steps_per_epoch": run.schedule.steps_per_epoch,
-        "total_steps": run.total_steps,
-        "num_parameters": parameters[0],
-        "trainable_parameters": parameters[1],
-        "data": {"fingerprint": manifest.fingerprint, "tasks": tasks},
-        "notes": notes,
-    }
-    write_json(run.output_dir / "run.json", content)
+
+
+def expected_units(shards: Shards, unit: Unit, steps_per_epoch: int) -> Vector:
+    """[K]: the units of a mean step."""
+    train = [shards.manifest.task(name).splits["train"] for name in shards.tasks]
+    units = [part.supervised_tokens if unit == "token" else part.samples for part in train]
+    return np.array(units, np.float64) / steps_per_epoch

@@ -9,7 +9,7 @@ import torch
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group
 from mftcoder.engine.protocol import Engine, StepInfo
-from mftcoder.losses.sums import REDUCTIONS, coefficients, count_units, task_totals
+from mftcoder.losses.reductions import Mean, Reduction, Unit, count_units
 from mftcoder.losses.weighting import TaskLosses, TaskWeighting, Vector
 
 
@@ -17,9 +17,9 @@ from mftcoder.losses.weighting import TaskLosses, TaskWeighting, Vector
 class StepResult:
     """What a step saw and did, the same on every rank."""
 
-    totals: Vector  # [K] nats, summed over all ranks and micro-batches
-    units: Vector  # [K]
-    weights: Vector  # [K] of the tasks present
+    totals: Vector  # [K] nats: T_i · l_i over all ranks and micro-batches
+    units: Vector  # [K], T_i
+    weights: Vector  # [K]: how much each task's l_i counted; with the denominator "epoch" in proportion to its units
     tokens: int  # without padding
     supervised_tokens: int
     info: StepInfo
@@ -30,7 +30,7 @@ class StepResult:
 
     @property
     def loss(self) -> float:
-        """Σ a_i · S_i / T_i, in nats."""
+        """Σ weight_i · l_i, in nats."""
         return (
             float(self.weights @ np.nan_to_num(self.losses.values)) if np.isfinite(self.totals).all() else float("nan")
         )
@@ -43,50 +43,77 @@ def train_step(
     *,
     step: int,
     learning_rate: float,
-    reduction: str,
+    reduction: Reduction,
     num_tasks: int,
     group: Group,
+    expected_units: Vector | None = None,
 ) -> StepResult:
-    """Train on this rank's micro-batches of step ``step``. A step whose loss is not finite changes no weight."""
+    """Train on this rank's micro-batches of step ``step``. A step whose loss is not finite changes no weight.
+
+    ``expected_units`` [K], the units of a mean step, take the place of this step's as denominators (and every task that
+    has any then counts as present); None: ``"denominator": "step"``.
+    """
     assert batches, "every rank takes part in every step"
-    counted = group.sum(torch.cat([count_units(batches, num_tasks, reduction), _count_tokens(batches)]))
-    units = counted[:num_tasks]
-    weights = torch.from_numpy(weighting.weights(step, units.cpu().numpy())).to(group.device)
-    totals = torch.zeros(num_tasks, dtype=torch.float64, device=group.device)
+    counted = (
+        group.sum(torch.cat([count_units(batches, num_tasks, reduction.unit), _count_tokens(batches)])).cpu().numpy()
+    )
+    units, (tokens, supervised) = counted[:num_tasks], counted[num_tasks:]
+    denominators = units if expected_units is None else expected_units
+    weights = weighting.weights(step, denominators)
+    per_unit = np.divide(weights, denominators, out=np.zeros(num_tasks), where=denominators > 0)
+    factors = torch.from_numpy(per_unit * reduction.sum_weights).to(group.device)
+    seen = torch.zeros_like(factors)
     for number, host_batch in enumerate(batches, start=1):
         batch = host_batch.to(group.device)
-        unit_weights = REDUCTIONS[reduction](batch)
-        share = coefficients(unit_weights, batch, weights, units)
-        nll, loss = engine(batch, share)
-        totals += task_totals(nll, unit_weights, batch, num_tasks)
+        position_weights = reduction.position_weights(batch)
+        if position_weights is not None:
+            nll, loss = engine(batch, position_weights * factors[0][batch.supervised_tasks])
+            sums = reduction.sums(nll.detach(), batch, num_tasks)
+        else:
+            nll, _ = engine(batch)
+            sums = reduction.sums(nll, batch, num_tasks)
+            loss = (factors * sums).sum().to(nll.dtype)
+        seen += sums.detach()
         last = number == len(batches)
         if last:
-            totals = group.sum(totals)
+            seen = group.sum(seen)
             # A loss that is not finite on any rank makes the whole gradient so, and the engine skips such a step.
-            loss = loss * torch.where(torch.isfinite(totals).all(), 1.0, torch.nan)
+            loss = loss * torch.where(torch.isfinite(seen).all(), 1.0, torch.nan)
         engine.backward(loss, last=last)
     info = engine.step(learning_rate)
-    tokens, supervised = (int(n) for n in counted[num_tasks:])
-    result = StepResult(totals.cpu().numpy(), units.cpu().numpy(), weights.cpu().numpy(), tokens, supervised, info)
+    summed = seen.cpu().numpy()
+    result = StepResult(reduction.totals(summed, units), units, per_unit * units, int(tokens), int(supervised), info)
     if not info.skipped:
+        reduction.observe(summed, units)
         weighting.observe("train", step, result.losses)
     return result
 
 
-@torch.no_grad()
-def evaluate(engine: Engine, batches: Iterable[Batch], *, reduction: str, num_tasks: int, group: Group) -> TaskLosses:
-    """The loss of each task over ``batches`` of all ranks, with dropout off. All ranks bring equally many batches."""
+def evaluate(engine: Engine, batches: Iterable[Batch], *, unit: Unit, num_tasks: int, group: Group) -> TaskLosses:
+    """The mean NLL of each task over its tokens or samples, with dropout off.
+
+    It is never focal, so that validation losses, and what follows from them, can be compared between runs.
+    """
     engine.train(False)
-    totals = torch.zeros(num_tasks, dtype=torch.float64, device=group.device)
-    units = torch.zeros(num_tasks, dtype=torch.float64)
+    losses = measure(engine, batches, reduction=Mean(unit, np.ones(num_tasks)), num_tasks=num_tasks, group=group)
+    engine.train(True)
+    return losses
+
+
+@torch.no_grad()
+def measure(
+    engine: Engine, batches: Iterable[Batch], *, reduction: Reduction, num_tasks: int, group: Group
+) -> TaskLosses:
+    """The loss of each task over ``batches`` of all ranks, which bring equally many. Changes nothing."""
+    num_sums = len(reduction.sum_weights)
+    seen = torch.zeros(num_sums + 1, num_tasks, dtype=torch.float64, device=group.device)
     for host_batch in batches:
         batch = host_batch.to(group.device)
         nll, _ = engine(batch)
-        totals += task_totals(nll, REDUCTIONS[reduction](batch), batch, num_tasks)
-        units += count_units([host_batch], num_tasks, reduction)
-    engine.train(True)
-    summed = group.sum(torch.cat([totals.cpu(), units])).cpu().numpy()
-    return TaskLosses.of(summed[:num_tasks], summed[num_tasks:])
+        units = count_units([host_batch], num_tasks, reduction.unit).to(group.device)
+        seen += torch.cat([reduction.sums(nll, batch, num_tasks), units[None]])
+    *sums, units = group.sum(seen).cpu().numpy()
+    return TaskLosses.of(reduction.totals(np.stack(sums), units), units)
 
 
 def _count_tokens(batches: Sequence[Batch]) -> torch.Tensor:

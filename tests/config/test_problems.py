@@ -24,6 +24,18 @@ def problems_after(config, *overrides):
         ("learning_rate=1", 'learning_rate: unknown key; did you mean "training.learning_rate"?'),
         ("data.tasks.1.formt=x", 'data.tasks.1.formt: unknown key; did you mean "format"?'),
         ("qqq=1", "qqq: unknown key. Delete it."),
+        ("training.lr=1", 'training.lr: unknown key; did you mean "learning_rate"?'),
+        ("lr=1", 'lr: unknown key; did you mean "training.learning_rate"?'),
+        ("training.epochs=1", 'training.epochs: unknown key; did you mean "num_train_epochs"?'),
+        ("training.batch_size=1", 'did you mean "per_device_train_batch_size"?'),
+        ("model.model_name_or_path=m", 'model.model_name_or_path: unknown key; did you mean "path"?'),
+        ("data.max_length=1", 'data.max_length: unknown key; did you mean "sequence_length"?'),
+        ("output_dir=", 'output_dir: must not be empty; found "".'),
+        ("model.path=", 'model.path: must not be empty; found "".'),
+        ("data.shards=", 'data.shards: must not be empty; found "".'),
+        ("data.tasks.0.path=", 'data.tasks.0.path: must not be empty; found "".'),
+        ("data.tasks.0.path=[]", "data.tasks.0.path: must have at least 1 entry; found []."),
+        ('data.tasks.0.path=["x",""]', 'data.tasks.0.path.1: must not be empty; found "".'),
         ("seed=-1", "seed: must be at least 0; found -1."),
         ("seed=1.5", "seed: must be an integer; found 1.5."),
         ("seed=true", "seed: must be an integer; found true."),
@@ -41,13 +53,14 @@ def problems_after(config, *overrides):
         ("deepspeed=4", "deepspeed: must be a string or an object; found 4."),
         (
             "loss.weighting.x=4",
-            'loss.weighting.type: missing; it must be "uniform", "proportional", "given" or "coba".',
+            'loss.weighting.type: missing; it must be "uniform", "proportional", "given", "famo", "famo_valid", '
+            '"lbtw", "lbtw_valid", "dwa", "uncertainty", "gradnorm", "gradnorm_valid", "coba" or "multiplicative".',
         ),
         ("loss.weighting.type=cobra", 'found "cobra"; did you mean "coba"?'),
         ('loss.weighting={"type":"given"}', "loss.weighting.weights: missing."),
         (
             'loss.weighting={"type":"uniform","temperature":1}',
-            'unknown key with "type": "uniform"; it belongs to "coba".',
+            'unknown key with "type": "uniform"; it belongs to "dwa" or "coba".',
         ),
         ('loss.weighting={"type":"coba","windw_steps":1}', 'did you mean "window_steps"?'),
         ('loss.weighting={"type":"coba","probe":{"every":1}}', 'did you mean "every_steps"?'),
@@ -64,6 +77,31 @@ def test_a_task_name_is_safe_as_a_folder_name(minimal, name):
     minimal["data"]["tasks"][0]["name"] = name
     (line,) = problems_after(minimal)
     assert line.startswith("data.tasks.0.name: must ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ignored", "decisive"),
+    [
+        (["training.save_strategy=epoch", "training.save_steps=7"], "training.save_steps", "training.save_strategy"),
+        (["training.eval_strategy=epoch", "training.eval_steps=7"], "training.eval_steps", "training.eval_strategy"),
+        (["training.eval_strategy=no", "training.eval_steps=7"], "training.eval_steps", "training.eval_strategy"),
+        (
+            ["training.lr_scheduler_type=constant", "training.min_learning_rate=1e-7"],
+            "training.min_learning_rate",
+            "training.lr_scheduler_type",
+        ),
+    ],
+)
+def test_a_setting_that_would_have_no_effect_is_an_error_that_names_what_decides(minimal, overrides, ignored, decisive):
+    (line,) = problems_after(minimal, *overrides)
+    assert line.startswith(f"{ignored}: would have no effect")
+    assert decisive in line
+
+
+def test_a_config_with_every_default_written_out_means_the_same(minimal):
+    apply_override(minimal, "training.save_strategy=epoch")
+    config = parse(minimal)
+    assert parse(config.model_dump(mode="json")) == config
 
 
 def test_every_problem_is_listed_not_only_the_first(minimal):
@@ -86,6 +124,8 @@ def test_long_values_are_cut(minimal):
     ("overrides", "place"),
     [
         (["data.tasks.1.name=a"], "data.tasks"),
+        (["data.tasks.1.name=A"], "data.tasks"),
+        (["data.tasks.1.name=Manifest.json"], "data.tasks"),
         (["training.min_learning_rate=1"], "training.min_learning_rate"),
         (["training.warmup_steps=1.5"], "training.warmup_steps"),
         (["training.eval_strategy=steps"], "training.eval_steps"),
@@ -95,6 +135,13 @@ def test_long_values_are_cut(minimal):
         (['loss.weighting={"type":"given","weights":{"a":1,"b":1,"c":1}}'], "loss.weighting.weights"),
         (['loss.weighting={"type":"given","weights":{"a":0,"b":0}}'], "loss.weighting.weights"),
         (['loss.weighting={"type":"coba","floor":0.5}'], "loss.weighting.floor"),
+        (['loss.weighting={"type":"multiplicative","floor":0.5}'], "loss.weighting.floor"),
+        (['loss.weighting={"type":"famo_valid"}', "data.validation_fraction=0"], "loss.weighting"),
+        (['loss.weighting={"type":"famo","minimum_losses":{"c":1}}'], "loss.weighting.minimum_losses"),
+        (['loss.weighting={"type":"multiplicative","prior":{"c":1}}'], "loss.weighting.prior"),
+        (['loss.reduction={"type":"focal_task","alpha":{"c":1}}'], "loss.reduction.alpha"),
+        (['loss.weighting={"type":"coba","preset":"paper","probe":{"every_steps":2}}'], "loss.weighting.probe"),
+        (['loss.weighting={"type":"coba","preset":"released","window_steps":99}'], "loss.weighting.window_steps"),
         (['loss.weighting={"type":"coba"}', "data.validation_fraction=0"], "loss.weighting"),
         (['loss.weighting={"type":"coba","window_steps":10}'], "loss.weighting.probe.every_steps"),
     ],
@@ -110,6 +157,9 @@ def test_settings_that_contradict_each_other_are_an_error(minimal, overrides, pl
         ['loss.weighting={"type":"given","weights":{"a":0,"b":3}}'],
         ['loss.weighting={"type":"coba","floor":0.49}'],
         ['loss.weighting={"type":"coba","window_steps":11}'],
+        ['loss.weighting={"type":"coba","preset":"paper"}'],
+        ['loss.weighting={"type":"coba","preset":"released","window_steps":100}'],
+        ['loss.weighting={"type":"famo"}', "data.validation_fraction=0"],
         ["training.warmup_steps=0.5"],
         ["training.warmup_steps=100"],
         ["training.min_learning_rate=5e-5", "training.learning_rate=5e-5"],

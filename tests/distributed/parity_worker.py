@@ -1,6 +1,8 @@
 """Run by the launcher in test_parity.py: the same 20 steps under many engines and cuts; losses and gradients to a file.
 
-torchrun … parity_worker.py OUT CASE [CASE …]        CASE: stage:micro_rows:accumulation[:lora|:poisoned|:bfloat16]
+torchrun … parity_worker.py OUT CASE [CASE …]    CASE: stage:micro_rows:accumulation[:lora|:poisoned|:bfloat16|:…]
+
+The name of a reduction may stand at the end; otherwise it is ``sample``.
 """
 
 import sys
@@ -15,6 +17,7 @@ from mftcoder.config.schema import Config, Lora
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.mixture import Mixture
 from mftcoder.distributed import Group
+from mftcoder.losses.reductions import build_reduction
 from mftcoder.losses.weighting import build
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
 from mftcoder.models.load import add_lora
@@ -22,6 +25,7 @@ from mftcoder.tasks import TaskSet
 from mftcoder.training.step import train_step
 
 STEPS, ROWS_PER_STEP = 20, 8
+REDUCTIONS = ("token", "sample", "focal_sample", "focal_task")
 TASKS = TaskSet(("code", "math", "rare"))
 # 3 tasks, 27 + 9 + 2 rows: an epoch of 38 rows is 5 steps, the last of 6 rows, so that a rank can be without rows.
 ROWS = [
@@ -32,7 +36,7 @@ ROWS = [
 ]
 
 
-def config(stage: int, micro: int, accumulation: int, dtype: str = "float32") -> Config:
+def config(stage: int, micro: int, accumulation: int, dtype: str = "float32", reduction: str = "sample") -> Config:
     zero = {"stage": stage}
     if stage == 3:
         zero |= {"stage3_param_persistence_threshold": 0}
@@ -42,7 +46,7 @@ def config(stage: int, micro: int, accumulation: int, dtype: str = "float32") ->
             "model": {"path": "unused", "dtype": dtype},
             "data": {"tasks": [{"name": name, "path": "unused"} for name in TASKS]},
             "loss": {
-                "reduction": {"type": "sample"},
+                "reduction": {"type": reduction},
                 "weighting": {"type": "given", "weights": {"code": 1.0, "math": 2.0, "rare": 3.0}},
             },
             "training": {
@@ -69,7 +73,7 @@ class Poisoned:
     def __init__(self, engine, kind: str, group: Group) -> None:
         self._engine, self._kind, self._bad = engine, kind, group.rank == group.size - 1
 
-    def __call__(self, batch, coefficients):
+    def __call__(self, batch, coefficients=None):
         nll, loss = self._engine(batch, coefficients)
         if self._bad and self._kind == "nan":
             return nll * float("nan"), loss * float("nan")
@@ -86,7 +90,7 @@ def run(engine, settings: Config, group: Group, read_gradient, *, poisoned: bool
     """
     loader = Loader(ROWS, group.rank, group.size, isolate_samples=True, length=None)
     schedule = Schedule(Mixture(tuple(len(rows) for rows in ROWS), seed=7), ROWS_PER_STEP)
-    weighting = build(settings.loss.weighting, TASKS)
+    weighting, reduction = build(settings.loss.weighting, TASKS), build_reduction(settings.loss.reduction, TASKS)
     found: dict = {"losses": [], "norms": [], "gradients": []}
     plain_step = engine.step
 
@@ -104,7 +108,7 @@ def run(engine, settings: Config, group: Group, read_gradient, *, poisoned: bool
             weighting,
             step=step,
             learning_rate=settings.training.learning_rate,
-            reduction=settings.loss.reduction.type,
+            reduction=reduction,
             num_tasks=len(TASKS),
             group=group,
         )
@@ -132,7 +136,8 @@ def main(out: str, cases: list[str]) -> None:
         for case in cases:
             stage, micro, accumulation, *rest = case.split(":")
             dtype = "bfloat16" if "bfloat16" in rest else "float32"
-            settings = config(int(stage), int(micro), int(accumulation), dtype)
+            reduction = next((name for name in REDUCTIONS if name in rest), "sample")
+            settings = config(int(stage), int(micro), int(accumulation), dtype, reduction)
             resolved = resolve(settings, world_size=group.size, hidden_size=32)
             engine = DeepSpeedEngine(
                 model("lora" in rest).to(getattr(torch, dtype)), settings.training, resolved, group

@@ -1,8 +1,10 @@
 """DeepSpeed against plain torch: every ZeRO stage, every cut of a step into ranks, micro-batches, accumulation."""
 
+import itertools
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,30 +16,30 @@ from mftcoder.engine.local import LocalEngine
 
 HERE = Path(__file__).parent
 STAGES = (0, 1, 2, 3)
+OTHER_REDUCTIONS = ("token", "focal_sample", "focal_task")  # than "sample", which all other cases have
 CASES = {  # ranks -> stage:micro_rows:accumulation
     1: [f"{stage}:{cut}" for stage in STAGES for cut in ("8:1", "1:8")]
-    + ["2:8:1:lora", "3:1:8:lora", "0:8:1:poisoned", "0:8:1:bfloat16"],
+    + ["2:8:1:lora", "3:1:8:lora", "0:8:1:poisoned", "0:8:1:bfloat16"]
+    + [f"{stage}:4:2:{reduction}" for stage in (0, 3) for reduction in OTHER_REDUCTIONS],
     2: [f"{stage}:{cut}" for stage in STAGES for cut in ("4:1", "1:4")]
     + ["0:4:1:lora", "3:1:4:lora"]
-    + [f"{stage}:1:4:{kind}" for stage in STAGES for kind in ("poisoned", "bfloat16")],
+    + [f"{stage}:1:4:{kind}" for stage in STAGES for kind in ("poisoned", "bfloat16")]
+    + [f"{stage}:1:4:{reduction}" for stage in (0, 2, 3) for reduction in OTHER_REDUCTIONS]
+    + ["3:1:4:poisoned:focal_task", "3:1:4:lora:focal_sample"],
 }
 pytestmark = pytest.mark.engine
 
 
-def local_run(*, lora: bool) -> dict:
+@cache
+def local_run(*, lora: bool, reduction: str) -> dict:
     """The whole step in one micro-batch, in plain torch."""
-    settings = config(0, 8, 1)
+    settings = config(0, 8, 1, reduction=reduction)
     engine = LocalEngine(model(lora), settings.training)
 
     def read_gradient(trained: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.grad.flatten() for p in trained.parameters() if p.requires_grad])
 
     return run(engine, settings, Group(), read_gradient)
-
-
-@pytest.fixture(scope="module")
-def oracle() -> dict[bool, dict]:
-    return {lora: local_run(lora=lora) for lora in (False, True)}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
 
 # "poisoned": steps that were skipped for a loss that is not finite leave no trace in the ones that follow.
 @pytest.mark.parametrize(("ranks", "case"), [(ranks, case) for ranks, cases in CASES.items() for case in cases])
-def test_losses_and_gradients_equal_those_of_plain_torch(oracle, found, ranks, case):
-    expected, ours = oracle[case.endswith("lora")], found[ranks][case]
+def test_losses_and_gradients_equal_those_of_plain_torch(found, ranks, case):
+    kinds = case.split(":")[3:]
+    reduction = next((name for name in OTHER_REDUCTIONS if name in kinds), "sample")
+    expected, ours = local_run(lora="lora" in kinds, reduction=reduction), found[ranks][case]
     assert len(ours["losses"]) == STEPS
     if case.endswith("bfloat16"):  # 8 bits of mantissa
         torch.testing.assert_close(ours["losses"], expected["losses"], rtol=0.01, atol=0)
@@ -67,8 +71,9 @@ def test_losses_and_gradients_equal_those_of_plain_torch(oracle, found, ranks, c
         assert (gradient - reference).norm() / reference.norm() <= 1e-6
 
 
-def test_the_oracle_learns_and_clips(oracle):
-    for run_of in oracle.values():
+def test_the_oracle_learns_and_clips():
+    for lora, reduction in itertools.product((False, True), ("sample", "focal_task")):
+        run_of = local_run(lora=lora, reduction=reduction)
         first, last = sum(run_of["losses"][:5]), sum(run_of["losses"][-5:])  # the same epoch's rows
         assert last < 0.99 * first
         assert max(run_of["norms"]) > 0.5

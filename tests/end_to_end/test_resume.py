@@ -16,10 +16,11 @@ from end_to_end_project import ENVIRONMENT, MFTCODER, command, launcher, succeed
 pytestmark = pytest.mark.engine
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
+EPOCH = {"training__save_strategy": "epoch", "training__save_steps": 500}  # the default: no setting
 CASES = {  # name -> ranks, ZeRO stage, LoRA, saves
     "one rank, stage 0, full, mid-epoch": (1, 0, None, {"training__save_steps": 4}),
-    "one rank, stage 0, LoRA, at an epoch's edge": (1, 0, LORA, {"training__save_strategy": "epoch"}),
-    "two ranks, stage 2, full, at an epoch's edge": (2, 2, None, {"training__save_strategy": "epoch"}),
+    "one rank, stage 0, LoRA, at an epoch's edge": (1, 0, LORA, EPOCH),
+    "two ranks, stage 2, full, at an epoch's edge": (2, 2, None, EPOCH),
     "two ranks, stage 2, LoRA, mid-epoch": (2, 2, LORA, {"training__save_steps": 4}),
 }
 

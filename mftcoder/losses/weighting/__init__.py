@@ -1,8 +1,12 @@
 """Task weightings: one file per method, and the table of their names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from mftcoder.config import schema
+from mftcoder.errors import MftcoderError
 from mftcoder.losses.weighting.base import TaskLosses, TaskWeighting, Vector
 from mftcoder.losses.weighting.coba import CoBa
 from mftcoder.losses.weighting.dwa import Dwa
@@ -16,7 +20,7 @@ from mftcoder.losses.weighting.uncertainty import Uncertainty
 from mftcoder.losses.weighting.uniform import Uniform
 from mftcoder.tasks import TaskSet
 
-__all__ = ["WEIGHTINGS", "TaskLosses", "TaskWeighting", "Vector", "build"]
+__all__ = ["WEIGHTINGS", "TaskLosses", "TaskWeighting", "Vector", "build", "make_weighting", "parse"]
 
 # loss.weighting.type -> what makes it from the tasks and, as keywords, the other settings of its section
 WEIGHTINGS: dict[str, Callable[..., TaskWeighting]] = {
@@ -46,3 +50,21 @@ def build(config: schema.Weighting, tasks: TaskSet, *, num_mini_batches: int = 1
     if isinstance(config, schema.CoBa):
         settings["num_mini_batches"] = num_mini_batches
     return WEIGHTINGS[config.type](tasks, **settings)
+
+
+def parse(settings: Mapping[str, Any]) -> schema.Weighting:
+    """``settings`` as a section ``loss.weighting``; MftcoderError if they are none."""
+    try:
+        return TypeAdapter(schema.Weighting).validate_python(dict(settings))
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        raise MftcoderError(f"weighting: {'; '.join(problems)}.") from None
+
+
+def make_weighting(settings: Mapping[str, Any], tasks: Sequence[str]) -> TaskWeighting:
+    """A weighting for a loop of one's own, from what a config would hold and the names of the tasks.
+
+    Raises:
+        MftcoderError: the settings are wrong or do not fit the tasks.
+    """
+    return build(parse(settings), TaskSet(tuple(tasks)))

@@ -47,7 +47,8 @@ class TaskWeighting(Protocol):
 
     - "train": the losses of step t's batch before the update, observed after it.
     - "replay": the losses of the same batch, with the same dropout, after the update; directly after "train".
-    - "gradient_norm": the norm of each task's own, unweighted gradient on the same batch before the update; after "train".
+    - "gradient_norm": the norm of each task's own, unweighted gradient on the same batch before the update; after
+      "train".
     - "validation": the losses on the probe before step t.
     - "baseline": the losses on (a mini-batch of) the probe before the first step, as l(0) and nothing else. Without it
       l(0) is the first loss that is observed.
@@ -65,8 +66,8 @@ class TaskWeighting(Protocol):
     def observe(self, kind: str, step: int, losses: TaskLosses) -> None:
         """Take note of ``losses``, which are of kind ``kind`` and belong to step ``step``.
 
-        A ``kind`` that is not in ``observes`` is ignored; absent tasks and losses that are not finite leave the state of
-        their task as it is.
+        A ``kind`` that is not in ``observes`` is ignored. The state of a task that is absent, or whose loss is not
+        finite, stays as it is.
         """
         ...
 
@@ -121,7 +122,7 @@ class Stateful:
         if tuple(state["tasks"]) != self.tasks.names:
             raise MftcoderError(
                 f"loss.weighting: the saved state is of {len(state['tasks'])} tasks ({', '.join(state['tasks'])}), but "
-                f"the run has {len(self.tasks)} ({', '.join(self.tasks)}). Resume with the same tasks in the same order."
+                f"the run has {len(self.tasks)} ({', '.join(self.tasks)}). Resume with the same tasks, in that order."
             )
         for name in self._ARRAYS:
             setattr(self, name, np.array(state[name], dtype=np.float64))
@@ -134,7 +135,9 @@ def softmax(scores: Vector) -> Vector:
 
 
 def over_known(known: NDArray[np.bool_], shares: Vector, rest: Vector) -> Vector:
-    """[K]: ``shares`` [n], a simplex, for the ``known`` [K] tasks; the others keep theirs of ``rest`` [K], a simplex."""
+    """[K], a simplex: tasks that are not ``known`` [K] weigh as in ``rest`` [K], another one; ``shares`` [n], a third,
+    divide what is left among the n that are.
+    """
     if known.all():
         return shares
     weights = rest.copy()

@@ -1,4 +1,4 @@
-"""CoBa, the Convergence Balancer (Gong et al., EMNLP 2024): the weights that follow from a history of validation losses.
+"""CoBa, the Convergence Balancer (Gong et al., EMNLP 2024): weights that follow from a history of validation losses.
 
 The preset "released" is not the paper but the code that MFTCoder released, for reproducing its runs.
 """
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mftcoder.config.schema import COBA_STEPS
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.weighting.base import (
     Stateful,
@@ -34,16 +35,13 @@ from mftcoder.losses.weighting.coba_terms import (
 )
 from mftcoder.tasks import TaskSet
 
-# preset -> window_steps and warmup_steps; those of "paper" are counted in global mini-batches of the probe
-STEPS = {"efficient": (50, 20), "paper": (2, 1), "released": (200, 100)}
-
 
 def preset_steps(
     preset: str, window_steps: int | None, warmup_steps: int | None, num_mini_batches: int
 ) -> tuple[int, int]:
     """(window_steps, warmup_steps), with those of ``preset`` for None."""
     scale = num_mini_batches if preset == "paper" else 1
-    window, warmup = (scale * steps for steps in STEPS[preset])
+    window, warmup = (scale * steps for steps in COBA_STEPS[preset])
     return (window if window_steps is None else window_steps, warmup if warmup_steps is None else warmup_steps)
 
 

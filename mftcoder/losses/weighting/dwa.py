@@ -13,7 +13,7 @@ def rates(older: Vector, newer: Vector) -> Vector:
 
 
 class Dwa(Stateful):
-    """The weights softmax(r / temperature), constant within windows of ``window_steps`` steps; uniform in the first two.
+    """The weights softmax(r / temperature), constant in windows of ``window_steps`` steps and uniform in the first two.
 
     A window's loss is the mean over those of its steps in which the task was present. A task that was absent from a
     whole window keeps the rate it had.
@@ -45,7 +45,7 @@ class Dwa(Stateful):
             self.means, self.sums = self._finished(), np.zeros_like(self.sums)
             self.window = np.array(float(step // self.window_steps))
         usable = losses.usable
-        self.sums = self.sums + [np.nan_to_num(usable), np.isfinite(usable)]
+        self.sums = self.sums + np.stack([np.nan_to_num(usable), np.isfinite(usable)])
 
     def _finished(self) -> Vector:
         """What ``means`` is once the window under way is over."""

@@ -1,4 +1,4 @@
-"""FAMO, Fast Adaptive Multitask Optimization (Liu et al., NeurIPS 2023), and FAMO* (MFTCoder, Liu et al., KDD 2024, Eq. 4).
+"""FAMO (Liu et al., NeurIPS 2023) and FAMO*, the same on validation losses (MFTCoder, Liu et al., KDD 2024, Eq. 4).
 
 With z = softmax(ξ) and D_i = l_i - min l_i, FAMO trains on Σ c z_i log D_i, whose gradient is that of Σ a_i l_i with
 a_i ∝ z_i / D_i. After each step ξ descends along the change of log D of the same batch, so that the tasks improve at

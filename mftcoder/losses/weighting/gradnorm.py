@@ -25,6 +25,7 @@ def descend(omegas: Vector, norms: Vector, ratios: Vector, alpha: float, learnin
     pace = ratios / mean if mean > 0 else np.ones(len(ratios))
     targets = gradients.mean() * pace**alpha
     moved = np.maximum(omegas - learning_rate * np.sign(gradients - targets) * norms, SMALLEST)
+    moved = moved / moved.max()  # so that equal ones stay exactly equal
     return moved * (omegas.sum() / moved.sum())
 
 

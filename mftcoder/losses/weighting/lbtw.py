@@ -8,11 +8,12 @@ from mftcoder.tasks import TaskSet
 
 def balance(ratios: Vector, exponent: float) -> Vector:
     """Weights [K] in proportion to (l / l(0))^exponent; 1/K for a task without a ratio (NaN)."""
-    num_tasks, known = len(ratios), np.isfinite(ratios)
+    known, equal = np.isfinite(ratios), np.full(len(ratios), 1 / len(ratios))
     powers = np.maximum(ratios[known], 0.0) ** exponent
-    total = powers.sum()
-    shares = powers / total if total > 0 else np.full(len(powers), 1 / max(1, len(powers)))
-    return over_known(known, shares, rest=np.full(num_tasks, 1 / num_tasks))
+    if not powers.any():
+        return equal
+    powers = powers / powers.max()  # so that equal ones give exactly equal shares
+    return over_known(known, powers / powers.sum(), rest=equal)
 
 
 class Lbtw(Stateful):

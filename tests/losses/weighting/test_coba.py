@@ -8,7 +8,8 @@ from mftcoder.config import schema
 from mftcoder.errors import MftcoderError
 from mftcoder.losses import simulate
 from mftcoder.losses.weighting import TaskLosses, build
-from mftcoder.losses.weighting.coba import common_divergence, softmax, window_slopes
+from mftcoder.losses.weighting.base import softmax
+from mftcoder.losses.weighting.coba_terms import common_divergence, window_slopes
 from mftcoder.tasks import TaskSet
 
 NAN = float("nan")
@@ -171,7 +172,7 @@ def test_a_loss_that_is_not_finite_is_a_missing_one_and_is_counted(bad):
 
 def test_the_first_usable_loss_is_the_base():
     weighting = observed(coba(3), [(NAN, 0.0, 2.0), (3.0, 4.0, 1.0), (1.5, 1.0, 1.0)])
-    np.testing.assert_array_equal(weighting.base, [3, 4, 2])
+    np.testing.assert_array_equal(weighting.base, [[3, 4, 2]])
     np.testing.assert_array_equal(weighting.ratios, [0.5, 0.25, 0.5])
     np.testing.assert_array_equal(weighting.missing, [1, 1, 0])
 

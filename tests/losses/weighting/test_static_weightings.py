@@ -3,7 +3,7 @@ import pytest
 
 from mftcoder.config import schema
 from mftcoder.errors import MftcoderError
-from mftcoder.losses.weighting import WEIGHTINGS, TaskLosses, build
+from mftcoder.losses.weighting import TaskLosses, build
 from mftcoder.losses.weighting.base import over_present
 from mftcoder.tasks import TaskSet
 
@@ -11,7 +11,6 @@ TASKS = TaskSet(("code", "math", "chat"))
 SECTIONS = {
     "uniform": schema.Uniform(),
     "proportional": schema.Proportional(type="proportional"),
-    "given": schema.Given(type="given", weights={"code": 2.0}),
     "coba": schema.CoBa(type="coba"),
 }
 
@@ -46,24 +45,10 @@ def test_a_task_given_weight_0_is_not_trained_even_when_alone_in_a_step():
     np.testing.assert_array_equal(weights, [0.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize("name", list(WEIGHTINGS))
-def test_one_task_weighs_exactly_1(name):
-    weighting = build(SECTIONS[name], TaskSet(("code",)))
-    for step in range(0, 300, 10):
-        weighting.observe("validation", step, TaskLosses(np.array([2.0 + np.sin(step)]), np.array([True])))
-        assert weighting.weights(step, np.array([17.0])).tolist() == [1.0]
-
-
 @pytest.mark.parametrize("name", ["uniform", "proportional", "coba"])
 def test_absent_tasks_weigh_0_and_the_others_share_1(name):
     weights = build(SECTIONS[name], TASKS).weights(0, np.array([4.0, 4.0, 0.0]))
     np.testing.assert_array_equal(weights, [0.5, 0.5, 0.0])
-
-
-@pytest.mark.parametrize("name", list(WEIGHTINGS))
-def test_a_step_without_any_unit_has_no_weights_and_no_nan(name):
-    weighting = build(SECTIONS[name], TaskSet(("code",)))
-    assert weighting.weights(0, np.zeros(1)).tolist() == [0.0]
 
 
 def test_present_tasks_whose_weights_all_underflowed_share_equally():

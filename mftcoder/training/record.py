@@ -1,0 +1,60 @@
+"""What a run is, in files beside its metrics: config.json, deepspeed.json, run.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mftcoder import __version__
+from mftcoder.config.deepspeed import zero_stage
+from mftcoder.data.manifest import Manifest
+from mftcoder.data.prepare import notes as notes_of
+from mftcoder.training.checkpoint import write_json
+from mftcoder.training.state import Run
+from mftcoder.versions import versions
+
+
+def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings: Mapping[str, Any]) -> None:
+    """Write the files, and tell the user the same in a few lines. ``parameters``: all, and trainable ones."""
+    write_json(run.output_dir / "config.json", run.config.model_dump(mode="json"))
+    write_json(run.output_dir / "deepspeed.json", settings)
+    notes = [f"{task.name}: {note}" for task in manifest.tasks for note in notes_of(task, manifest.inputs.settings)]
+    run.metrics.tell(
+        f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
+        f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, "
+        f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; "
+        f"attention {run.engine.model.causal.config._attn_implementation}"
+    )
+    for note in notes:
+        run.metrics.tell(note)
+    if run.probe:
+        sizes = [len(rows) for rows in run.probe.mini_batches]
+        parts = (
+            f"{len(sizes)} mini-batches of {min(sizes)} to {max(sizes)} rows in turn"
+            if len(sizes) > 1
+            else f"{sizes[0]} rows"
+        )
+        run.metrics.tell(
+            f"probe: {parts} every {run.probe.every_steps} steps"
+            if any(sizes)
+            else "probe: no task has held-out samples, so the weighting has nothing to watch"
+        )
+    tasks = {
+        task.name: task.splits["train"].model_dump(mode="json", exclude={"files"})
+        | {"validation_samples": task.splits["validation"].samples if "validation" in task.splits else 0}
+        for task in manifest.tasks
+    }
+    content = {
+        "mftcoder": __version__,
+        "versions": versions(),
+        "world_size": run.group.size,
+        "device": torch.cuda.get_device_name() if run.group.device.type == "cuda" else "cpu",
+        "rows_per_step": run.schedule.rows_per_step,
+        "steps_per_epoch": run.schedule.steps_per_epoch,
+        "total_steps": run.total_steps,
+        "num_parameters": parameters[0],
+        "trainable_parameters": parameters[1],
+        "data": {"fingerprint": manifest.fingerprint, "tasks": tasks},
+        "notes": notes,
+    }
+    write_json(run.output_dir / "run.json", content)

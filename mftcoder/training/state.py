@@ -1,0 +1,77 @@
+"""A training run as one value, and its way into a checkpoint and out of it."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mftcoder.config.schema import Config
+from mftcoder.data.loader import Loader, Schedule
+from mftcoder.distributed import Group
+from mftcoder.engine.protocol import Engine
+from mftcoder.losses.reductions import Reduction
+from mftcoder.losses.weighting import TaskWeighting, Vector
+from mftcoder.tasks import TaskSet
+from mftcoder.training.checkpoint import save_checkpoint
+from mftcoder.training.early_stopping import EarlyStopping
+from mftcoder.training.metrics import Metrics
+from mftcoder.training.probe import Probe, RowNumbers
+
+
+@dataclass
+class Run:
+    """Everything a training run consists of. Only ``step``, ``nonfinite`` and the parts with a state_dict change."""
+
+    config: Config
+    tasks: TaskSet
+    group: Group
+    engine: Engine
+    reduction: Reduction
+    weighting: TaskWeighting
+    early_stopping: EarlyStopping
+    metrics: Metrics
+    schedule: Schedule
+    train_loader: Loader
+    probe: Probe | None  # None: the weighting watches no validation
+    validation: tuple[Loader, RowNumbers]
+    total_steps: int
+    expected_units: Vector | None  # [K] of a mean step, where these are the denominators
+    identity: dict  # what a checkpoint must agree on to be resumed
+    step: int = 0  # optimizer steps done
+    nonfinite: int = 0  # skipped steps in a row
+    step_began: float = 0.0  # seconds on time.perf_counter
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.config.output_dir)
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.schedule.steps_per_epoch
+
+
+def save(run: Run) -> None:
+    """Write a checkpoint of the state after ``run.step`` steps."""
+    start = time.perf_counter()
+    state = {
+        **run.identity,
+        "step": run.step,
+        "epoch": run.epoch,
+        "best_step": run.early_stopping.best_step,
+        "reduction": run.reduction.state_dict(),
+        "weighting": run.weighting.state_dict(),
+        "early_stopping": run.early_stopping.state_dict(),
+        "window": run.metrics.window.state_dict(),
+        "nonfinite": run.nonfinite,
+    }
+    save_checkpoint(run.output_dir, run.engine, state, run.group, run.config.training.save_total_limit)
+    best = run.step == run.early_stopping.best_step
+    run.metrics.write("checkpoint", run.step, seconds=time.perf_counter() - start, best=best)
+
+
+def restore(run: Run, state: dict) -> None:
+    """Take back what ``save`` wrote, but for the engine's part."""
+    run.step, run.nonfinite = state["step"], state["nonfinite"]
+    run.reduction.load_state_dict(state["reduction"])
+    run.weighting.load_state_dict(state["weighting"])
+    run.early_stopping.load_state_dict(state["early_stopping"])
+    run.metrics.window.load_state_dict(state["window"])

@@ -1,0 +1,104 @@
+"""Looking at the model while it trains: the probe, the validation, and what a weighting wants to know of a step."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mftcoder.data.batch import Batch
+from mftcoder.data.loader import Loader
+from mftcoder.errors import RunError
+from mftcoder.losses.weighting import TaskLosses
+from mftcoder.training.probe import RowNumbers
+from mftcoder.training.state import Run
+from mftcoder.training.step import StepResult, evaluate, measure
+
+
+def look_at_probe(run: Run) -> None:
+    """Show the weighting the current losses on the probe, if it watches one."""
+    if run.probe is None:
+        return
+    start = time.perf_counter()
+    if run.step == 0 and len(run.probe.mini_batches) > 1:  # every part of the probe needs a loss to compare with
+        for turn, rows in enumerate(run.probe.mini_batches):
+            losses = replace(losses_on(run, run.probe.loader, rows), mini_batch=turn)
+            run.weighting.observe("baseline", 0, losses)
+        return
+    turn = run.probe.turn(run.step)
+    losses = replace(losses_on(run, run.probe.loader, run.probe.mini_batches[turn]), mini_batch=turn)
+    run.weighting.observe("validation", run.step, losses)
+    weights = run.weighting.weights(run.step, np.ones(len(run.tasks)))
+    seen, seconds = run.weighting.diagnostics(), time.perf_counter() - start
+    run.metrics.write("probe", run.step, losses=losses.values, weights=weights, **seen, seconds=seconds)
+
+
+def validate(run: Run) -> bool:
+    """Validate every task; whether it is the best so far."""
+    if run.config.training.eval_strategy == "no" or not run.validation[1]:
+        return False
+    start = time.perf_counter()
+    losses = losses_on(run, *run.validation)
+    improved = run.early_stopping.observe(run.step, run.epoch, losses)
+    ratios = run.early_stopping.ratios
+    assert ratios is not None  # there was an evaluation
+    run.metrics.write(
+        "validation",
+        run.step,
+        epoch=run.epoch,
+        losses=losses.values,
+        ratios=ratios,
+        mean_ratio=float(np.nanmean(ratios)) if np.isfinite(ratios).any() else None,
+        improved=improved,
+        seconds=time.perf_counter() - start,
+    )
+    shown = "  ".join(
+        f"{name} {value:.4f}" if present else f"{name} –"
+        for name, value, present in zip(run.tasks, losses.values, losses.present, strict=True)
+    )
+    run.metrics.tell(f"step {run.step}: validation  {shown}{'  (best so far)' if improved else ''}")
+    return improved
+
+
+def losses_on(run: Run, loader: Loader, rows: RowNumbers) -> TaskLosses:
+    """The tasks' mean NLL over ``rows``."""
+    return evaluate(
+        run.engine,
+        loader.deal(rows, run.config.training.per_device_eval_batch_size),
+        unit=run.reduction.unit,
+        num_tasks=len(run.tasks),
+        group=run.group,
+    )
+
+
+def observe_more(run: Run, batches: list[Batch], result: StepResult, seed: int) -> None:
+    """Show the weighting what it wants to know of the step beside its losses."""
+    watch = run.engine.model.gain_watch
+    rows = watch.take() if watch else None
+    if result.info.skipped:
+        return
+    present = result.units > 0
+    if rows is not None:
+        # Each backward pass is of Σ a_i l_i, scaled by the number of ranks.
+        gradients = (run.group.sum(rows.double()) / run.group.size).cpu().numpy()
+        norms = np.divide(
+            np.linalg.norm(gradients, axis=1), result.weights, out=np.full(len(present), np.nan), where=present
+        )
+        run.weighting.observe("gradient_norm", run.step, TaskLosses(norms, present))
+    if "replay" in run.weighting.observes:
+        torch.manual_seed(seed)  # the same dropout
+        again = measure(run.engine, batches, reduction=run.reduction, num_tasks=len(run.tasks), group=run.group)
+        run.weighting.observe("replay", run.step, again)
+
+
+def report_skipped(run: Run, result: StepResult) -> None:
+    """Say which tasks' losses were not finite; RunError if that went on for too long."""
+    bad = [name for name, total in zip(run.tasks, result.totals, strict=True) if not np.isfinite(total)]
+    where = f"the loss of {', '.join(bad)}" if bad else "the gradient"
+    run.metrics.write("nonfinite", run.step, tasks=bad)
+    run.metrics.tell(f"step {run.step}: {where} is not finite; the step was skipped")
+    if run.nonfinite >= run.config.training.max_nonfinite_steps:
+        raise RunError(
+            f"step {run.step}: {where} was not finite in {run.nonfinite} steps in a row "
+            "(training.max_nonfinite_steps). Lower training.learning_rate, or look at the data of these steps."
+        )

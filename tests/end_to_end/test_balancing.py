@@ -1,0 +1,99 @@
+"""Every weighting and every reduction in a real run: it trains, and a resumed run continues its state bit for bit."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_resume import assert_equal_bitwise, last_checkpoint, losses_logged
+
+from mftcoder.config.load import load
+from mftcoder.training.run import train
+
+pytestmark = pytest.mark.engine
+
+PROBE = {"every_steps": 1, "tokens": 200}
+WEIGHTINGS: dict[str, dict[str, Any]] = {
+    "uniform": {"type": "uniform"},
+    "proportional": {"type": "proportional"},
+    "given": {"type": "given", "weights": {"add": 1.0, "multiply": 2.0, "few": 3.0}},
+    "coba": {"type": "coba", "window_steps": 4, "warmup_steps": 1, "probe": PROBE},
+    "coba paper": {"type": "coba", "preset": "paper", "window_steps": 4, "warmup_steps": 1},
+    "coba released": {"type": "coba", "preset": "released", "window_steps": 4, "warmup_steps": 1},
+    "famo": {"type": "famo"},
+    "famo_valid": {"type": "famo_valid", "probe": PROBE},
+    "lbtw": {"type": "lbtw"},
+    "lbtw_valid": {"type": "lbtw_valid", "probe": PROBE},
+    "dwa": {"type": "dwa", "window_steps": 1},
+    "uncertainty": {"type": "uncertainty"},
+    "gradnorm": {"type": "gradnorm"},
+    "gradnorm_valid": {"type": "gradnorm_valid", "probe": PROBE},
+    "multiplicative": {"type": "multiplicative", "probe": PROBE},
+}
+REDUCTIONS = ("token", "sample", "focal_sample", "focal_task")
+MOVING = set(WEIGHTINGS) - {"uniform", "proportional", "given"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process_group():
+    """All runs of this file share it: DeepSpeed cannot join a second one in a process."""
+    from mftcoder.engine.deepspeed import process_group
+
+    with process_group():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("weighting", "reduction", "denominator"),
+    [(name, "token", "step") for name in WEIGHTINGS]
+    + [("famo", reduction, "step") for reduction in REDUCTIONS[1:]]
+    + [("coba", "focal_task", "epoch")],
+)
+def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, write_config, tmp_path):
+    path = write_config(
+        "run",
+        loss={
+            "weighting": WEIGHTINGS[weighting],
+            "reduction": {"type": reduction},
+            "denominator": denominator,
+        },
+        training__max_steps=8,
+        training__save_steps=4,
+        logging={"logging_steps": 1, "report_to": []},
+    )
+    config = load(path)
+    train(config)
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "run", whole)
+    shutil.rmtree(last_checkpoint(tmp_path / "run"))
+    train(config, resume=True)
+
+    ours, theirs = last_checkpoint(tmp_path / "run"), last_checkpoint(whole)
+    assert ours.name == theirs.name == "step-000008"
+    for file in sorted((theirs / "engine").iterdir()):
+        assert_equal_bitwise(*(read(path / "engine" / file.name) for path in (ours, theirs)), file.name)
+    states = [json.loads((path / "checkpoint.json").read_text()) for path in (ours, theirs)]
+    assert states[0]["weighting"] == states[1]["weighting"]
+    assert states[0]["reduction"] == states[1]["reduction"]
+    lines = losses_logged(tmp_path / "run")
+    assert lines == losses_logged(whole)
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert len(trained) == 8
+    assert not any(line["skipped"] for line in trained)
+    if weighting in MOVING:  # not merely uniform all along
+        both = [line["weights"] for line in trained if line["losses"]["add"] and line["losses"]["multiply"]]
+        assert len({round(w["add"] / w["multiply"], 9) for w in both}) > 1
+
+
+def read(file: Path) -> Any:
+    return torch.load(file, weights_only=False)
+
+
+def test_replay_sees_the_dropout_of_the_step(write_config, tmp_path):
+    """Without progress FAMO's weights stay equal, to the last bit: only other dropout could make a difference."""
+    changes = {"training__max_steps": 4, "logging": {"logging_steps": 1, "report_to": []}}
+    train(load(write_config("run", loss={"weighting": {"type": "famo"}}, training__learning_rate=1e-30, **changes)))
+    state = json.loads((last_checkpoint(tmp_path / "run") / "checkpoint.json").read_text())["weighting"]
+    assert len({value for value in state["logits"] if value is not None}) == 1
