@@ -98,6 +98,13 @@ def _loss(config: Config) -> Iterator[str]:
             f"loss.weighting: {weighting.type} watches validation losses, but data.validation_fraction is 0. "
             "Hold some samples out, e.g. 0.05."
         )
+    if config.loss.guard and (
+        not hasattr(weighting, "probe") or getattr(weighting, "preset", "efficient") != "efficient"
+    ):
+        yield (
+            "loss.guard: needs a weighting that looks at the whole probe (coba, multiplicative or one that ends in "
+            f"_valid); found {weighting.type}."
+        )
     if isinstance(weighting, CoBa):
         yield from _coba(weighting)
 

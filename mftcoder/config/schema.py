@@ -291,6 +291,13 @@ Weighting = Annotated[
 ]
 
 
+class Guard(Section):
+    """The overfit guard: stop training on a task whose loss on the probe has turned for good."""
+
+    patience: PositiveInt = Field(3, description="Looks in a row at which the loss is worse than its best.")
+    tolerance: Annotated[float, Field(ge=0)] = Field(1.0, description="What counts as worse, in standard errors.")
+
+
 class Loss(Section):
     """How tokens become a loss per task, and the losses of the tasks one loss."""
 
@@ -301,6 +308,7 @@ class Loss(Section):
         "present; or by its mean units per step over an epoch: unbiased for rare tasks, but noisier.",
     )
     weighting: Weighting = Uniform()
+    guard: Guard | None = Field(None, description="Stop training on tasks that overfit; the weighting must have a probe.")
 
 
 class Training(Section):

@@ -1,6 +1,6 @@
 """The micro-batches of one optimizer step on one rank. The only state is the number of the step."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -95,12 +95,17 @@ class Schedule:
         return [self.mixture.row(epoch * len(self.mixture) + i) for i in range(first, last)]
 
 
-def steps(loader: Loader, schedule: Schedule, micro_rows: int, numbers: Iterable[int]) -> Iterator[list[Batch]]:
-    """The micro-batches of the steps ``numbers``; the next step's are read while the caller works on this one's."""
+def steps(
+    loader: Loader, rows: Callable[[int], Sequence[tuple[int, int]]], micro_rows: int, numbers: Iterable[int]
+) -> Iterator[list[Batch]]:
+    """The micro-batches of the steps ``numbers``; the next step's are read while the caller works on this one's.
+
+    ``rows`` gives the rows of a step, as ``Schedule.rows`` does.
+    """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
         ahead = None
         for number in numbers:
-            following = pool.submit(lambda n: list(loader.deal(schedule.rows(n), micro_rows)), number)
+            following = pool.submit(lambda n: list(loader.deal(rows(n), micro_rows)), number)
             if ahead is not None:
                 yield ahead.result()
             ahead = following

@@ -7,6 +7,7 @@ being known too, each micro-batch contributes its share of the step's loss Σ_i 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from mftcoder.config import schema
 from mftcoder.data.batch import Batch
 from mftcoder.losses.focal import focal_slopes, focal_terms, sample_means
-from mftcoder.losses.weighting.base import Vector, by_task, to_json
+from mftcoder.losses.weighting.base import TaskLosses, Vector, by_task, to_json
 from mftcoder.tasks import TaskSet
 
 Unit = Literal["token", "sample"]
@@ -190,6 +191,35 @@ def unit_weights(batch: Batch, unit: Unit) -> Tensor:
         return ones
     counts = ones.new_zeros(len(batch.sample_keys)).index_add_(0, batch.sample_ids, ones)
     return 1.0 / counts[batch.sample_ids]
+
+
+def moments(nll: Tensor, batch: Batch, num_tasks: int, unit: Unit) -> Tensor:
+    """[5, K] float64: Σ t, Σ c, Σ t², Σ t·c, Σ c² over the samples of each task.
+
+    t is what a sample adds to the NLL of its task (nats), c to its units. They add up over micro-batches and ranks.
+    """
+    weights = unit_weights(batch, unit)
+    added = weights.new_zeros(2, len(batch.sample_keys)).index_add_(
+        1, batch.sample_ids, torch.stack([weights * nll.double(), weights])
+    )
+    if unit == "sample":
+        added[1] = added[1].round()  # 1 but for rounding, and 0 for a sample without a supervised token
+    tasks = batch.sample_ids.new_zeros(len(batch.sample_keys)).scatter_(0, batch.sample_ids, batch.supervised_tasks)
+    t, c = added
+    terms = torch.stack([t, c, t * t, t * c, c * c])
+    return terms.new_zeros(5, num_tasks).index_add_(1, tasks, terms)
+
+
+def mean_losses(sums: Vector) -> TaskLosses:
+    """The mean NLL of each task and its standard error, from the ``moments`` [5, K] of all its samples.
+
+    The error is that of a ratio estimator, with samples, not tokens, as what varies: tokens of a sample go together.
+    """
+    losses = TaskLosses.of(sums[0], sums[1])
+    mean = losses.values
+    scatter = np.maximum(sums[2] - 2 * mean * sums[3] + mean**2 * sums[4], 0.0)
+    errors = np.sqrt(scatter) / np.where(losses.present, sums[1], np.nan)
+    return replace(losses, standard_errors=errors)
 
 
 def count_units(batches: Iterable[Batch], num_tasks: int, unit: Unit) -> Tensor:

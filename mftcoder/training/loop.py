@@ -46,7 +46,7 @@ def train_loop(run: Run) -> None:
 def upcoming_steps(run: Run) -> Iterator[list[Batch]]:
     """This rank's micro-batches of every step that is left."""
     left = range(run.step, run.step if run.early_stopping.should_stop else run.total_steps)
-    return steps(run.train_loader, run.schedule, run.config.training.per_device_train_batch_size, left)
+    return steps(run.train_loader, run.rows, run.config.training.per_device_train_batch_size, left)
 
 
 def is_due(run: Run, strategy: str, every: int | None) -> bool:
@@ -69,7 +69,7 @@ def take_step(run: Run, batches: list[Batch]) -> None:
         reduction=run.reduction,
         num_tasks=len(run.tasks),
         group=run.group,
-        expected_units=run.expected_units,
+        expected_units=run.denominators(run.step),
     )
     observe_more(run, batches, result, seed)
     run.step += 1

@@ -18,6 +18,7 @@ from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
+from mftcoder.losses.guard import OverfitGuard
 from mftcoder.losses.reductions import Unit, build_reduction
 from mftcoder.losses.weighting import Vector, build
 from mftcoder.models.adapter import num_parameters
@@ -129,7 +130,7 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     if "gradient_norm" in weighting.observes:
         engine.model.watch_gain(len(tasks))
     reduction = build_reduction(config.loss.reduction, tasks)
-    by_epoch = config.loss.denominator == "epoch"
+    guard, by_epoch = config.loss.guard, config.loss.denominator == "epoch"
     run = Run(
         config=config,
         tasks=tasks,
@@ -137,6 +138,7 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         engine=engine,
         reduction=reduction,
         weighting=weighting,
+        guard=OverfitGuard(tasks, patience=guard.patience, tolerance=guard.tolerance) if guard else None,
         early_stopping=EarlyStopping(training.early_stopping_patience, training.early_stopping_unit),
         metrics=Metrics(
             output_dir,

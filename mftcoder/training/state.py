@@ -8,6 +8,7 @@ from mftcoder.config.schema import Config
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.distributed import Group
 from mftcoder.engine.protocol import Engine
+from mftcoder.losses.guard import OverfitGuard
 from mftcoder.losses.reductions import Reduction
 from mftcoder.losses.weighting import TaskWeighting, Vector
 from mftcoder.tasks import TaskSet
@@ -27,6 +28,7 @@ class Run:
     engine: Engine
     reduction: Reduction
     weighting: TaskWeighting
+    guard: OverfitGuard | None
     early_stopping: EarlyStopping
     metrics: Metrics
     schedule: Schedule
@@ -39,6 +41,17 @@ class Run:
     step: int = 0  # optimizer steps done
     nonfinite: int = 0  # skipped steps in a row
     step_began: float = 0.0  # seconds on time.perf_counter
+
+    def rows(self, step: int) -> RowNumbers:
+        """The rows of ``step``, without tasks that overfit; with them rather than none at all."""
+        rows = self.schedule.rows(step)
+        return [row for row in rows if self.guard is None or self.guard.trains(row[0], step)] or rows
+
+    def denominators(self, step: int) -> Vector | None:
+        """[K] of ``step`` where they are not its own units: 0 for tasks that are not trained on any more."""
+        if self.expected_units is None or self.guard is None:
+            return self.expected_units
+        return self.expected_units * [self.guard.trains(task, step) for task in range(len(self.tasks))]
 
     @property
     def output_dir(self) -> Path:
@@ -59,6 +72,7 @@ def save(run: Run) -> None:
         "best_step": run.early_stopping.best_step,
         "reduction": run.reduction.state_dict(),
         "weighting": run.weighting.state_dict(),
+        "guard": run.guard.state_dict() if run.guard else None,
         "early_stopping": run.early_stopping.state_dict(),
         "window": run.metrics.window.state_dict(),
         "nonfinite": run.nonfinite,
@@ -73,5 +87,7 @@ def restore(run: Run, state: dict) -> None:
     run.step, run.nonfinite = state["step"], state["nonfinite"]
     run.reduction.load_state_dict(state["reduction"])
     run.weighting.load_state_dict(state["weighting"])
+    if run.guard:
+        run.guard.load_state_dict(state["guard"])
     run.early_stopping.load_state_dict(state["early_stopping"])
     run.metrics.window.load_state_dict(state["window"])

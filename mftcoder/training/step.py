@@ -9,7 +9,7 @@ import torch
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group
 from mftcoder.engine.protocol import Engine, StepInfo
-from mftcoder.losses.reductions import Mean, Reduction, Unit, count_units
+from mftcoder.losses.reductions import Reduction, Unit, count_units, mean_losses, moments
 from mftcoder.losses.weighting import TaskLosses, TaskWeighting, Vector
 
 
@@ -89,22 +89,28 @@ def train_step(
     return result
 
 
+@torch.no_grad()
 def evaluate(engine: Engine, batches: Iterable[Batch], *, unit: Unit, num_tasks: int, group: Group) -> TaskLosses:
-    """The mean NLL of each task over its tokens or samples, with dropout off.
+    """The mean NLL of each task over its tokens or samples, with its standard error, with dropout off.
 
-    It is never focal, so that validation losses, and what follows from them, can be compared between runs.
+    It is never focal, so that validation losses, and what follows from them, can be compared between runs. All ranks
+    bring equally many ``batches``.
     """
     engine.train(False)
-    losses = measure(engine, batches, reduction=Mean(unit, np.ones(num_tasks)), num_tasks=num_tasks, group=group)
+    seen = torch.zeros(5, num_tasks, dtype=torch.float64, device=group.device)
+    for host_batch in batches:
+        batch = host_batch.to(group.device)
+        nll, _ = engine(batch)
+        seen += moments(nll, batch, num_tasks, unit)
     engine.train(True)
-    return losses
+    return mean_losses(group.sum(seen).cpu().numpy())
 
 
 @torch.no_grad()
 def measure(
     engine: Engine, batches: Iterable[Batch], *, reduction: Reduction, num_tasks: int, group: Group
 ) -> TaskLosses:
-    """The loss of each task over ``batches`` of all ranks, which bring equally many. Changes nothing."""
+    """The loss of each task under ``reduction`` over ``batches`` of all ranks. Changes nothing."""
     num_sums = len(reduction.sum_weights)
     seen = torch.zeros(num_sums + 1, num_tasks, dtype=torch.float64, device=group.device)
     for host_batch in batches:

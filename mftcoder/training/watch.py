@@ -28,9 +28,20 @@ def look_at_probe(run: Run) -> None:
     turn = run.probe.turn(run.step)
     losses = replace(losses_on(run, run.probe.loader, run.probe.mini_batches[turn]), mini_batch=turn)
     run.weighting.observe("validation", run.step, losses)
+    for name in run.guard.observe(run.step, losses) if run.guard else ():
+        run.metrics.write("overfit", run.step, task=name)
+        run.metrics.tell(f"step {run.step}: {name} overfits and is not trained on any more (loss.guard)")
     weights = run.weighting.weights(run.step, np.ones(len(run.tasks)))
     seen, seconds = run.weighting.diagnostics(), time.perf_counter() - start
-    run.metrics.write("probe", run.step, losses=losses.values, weights=weights, **seen, seconds=seconds)
+    run.metrics.write(
+        "probe",
+        run.step,
+        losses=losses.values,
+        standard_errors=losses.standard_errors,
+        weights=weights,
+        **seen,
+        seconds=seconds,
+    )
 
 
 def validate(run: Run) -> bool:
@@ -47,6 +58,7 @@ def validate(run: Run) -> bool:
         run.step,
         epoch=run.epoch,
         losses=losses.values,
+        standard_errors=losses.standard_errors,
         ratios=ratios,
         mean_ratio=float(np.nanmean(ratios)) if np.isfinite(ratios).any() else None,
         improved=improved,

@@ -73,7 +73,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 def test_reading_ahead_changes_nothing():
     schedule = Schedule(Mixture(ROWS, 3), 6)
     loader = Loader(TASKS, 0, 1, isolate_samples=True, length=None)
-    ahead = list(steps(loader, schedule, 2, range(1, 5)))
+    ahead = list(steps(loader, schedule.rows, 2, range(1, 5)))
     assert [seen(batches) for batches in ahead] == [seen(list(loader.deal(schedule.rows(n), 2))) for n in range(1, 5)]
 
 

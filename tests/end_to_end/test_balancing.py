@@ -97,3 +97,31 @@ def test_replay_sees_the_dropout_of_the_step(write_config, tmp_path):
     train(load(write_config("run", loss={"weighting": {"type": "famo"}}, training__learning_rate=1e-30, **changes)))
     state = json.loads((last_checkpoint(tmp_path / "run") / "checkpoint.json").read_text())["weighting"]
     assert len({value for value in state["logits"] if value is not None}) == 1
+
+
+def test_the_guard_stops_sampling_a_task_that_overfits_and_resumes_so(write_config, tmp_path):
+    # "few" has four samples; to call any rise of its loss overfitting makes it stop early.
+    changes = {
+        "loss": {
+            "weighting": {"type": "multiplicative", "learning_rate": 0.01, "probe": PROBE},
+            "guard": {"patience": 1, "tolerance": 0.0},
+            "denominator": "epoch",
+        },
+        "training": {"per_device_train_batch_size": 6, "learning_rate": 0.1, "max_steps": 24, "save_steps": 12},
+        "logging": {"logging_steps": 1, "report_to": []},
+    }
+    config = load(write_config("run", **changes))
+    train(config)
+    lines = losses_logged(tmp_path / "run")
+    stops = {line["task"]: line["step"] for line in lines if line["kind"] == "overfit"}
+    assert stops, "nothing overfitted; the test shows nothing"
+    for line in lines:
+        if line["kind"] == "train":
+            gone = [task for task, step in stops.items() if line["step"] > step + 1]
+            if len(gone) < 3:  # a step is never left without any rows
+                assert not any(line["units"][task] for task in gone)
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "run", whole)
+    shutil.rmtree(last_checkpoint(tmp_path / "run"))
+    train(config, resume=True)
+    assert losses_logged(tmp_path / "run") == losses_logged(whole)
