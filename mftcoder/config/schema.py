@@ -42,6 +42,9 @@ class Model(Section):
         "auto",
         description="Attention backend. `auto` takes FlashAttention where it is installed, else sdpa; others force it.",
     )
+    router_loss_coefficient: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Weight of the load-balancing loss of mixture-of-experts models; default: the model's own."
+    )
     lora: Lora | None = Field(None, description="Train adapters instead of all parameters.")
     trust_remote_code: bool = Field(False, description="Allow code from the model's folder to run. Leave it off.")
 
@@ -308,7 +311,9 @@ class Loss(Section):
         "present; or by its mean units per step over an epoch: unbiased for rare tasks, but noisier.",
     )
     weighting: Weighting = Uniform()
-    guard: Guard | None = Field(None, description="Stop training on tasks that overfit; the weighting must have a probe.")
+    guard: Guard | None = Field(
+        None, description="Stop training on tasks that overfit; the weighting must have a probe."
+    )
 
 
 class Training(Section):

@@ -17,10 +17,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import logger
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from pydantic import ValidationError
 from transformers.integrations import HfDeepSpeedConfig
 
+from mftcoder.config.problems import nearest, show
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
@@ -29,6 +32,7 @@ from mftcoder.engine.protocol import StepInfo
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
 
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 TAG = "engine"  # DeepSpeed's name for the one state that a checkpoint folder of ours holds
 logger.setLevel(logging.WARNING)
 # Of DeepSpeed's calls, not of ours; torch repeats them at every step.
@@ -60,6 +64,68 @@ def process_group() -> Iterator[Group]:
             torch.distributed.destroy_process_group()
 
 
+class _Asked(dict):
+    """Settings that remember which of their keys somebody looked for."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        self.keys_asked = {"data_parallel_size", "sequence_parallel_size"}  # ``deepspeed.initialize`` looks for these
+
+    def __contains__(self, key: object) -> bool:
+        self.keys_asked.add(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.keys_asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.keys_asked.add(key)
+        return super().get(key, default)
+
+    def keys(self) -> Any:
+        return self  # for ``key in settings.keys()``
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """MftcoderError that lists what DeepSpeed's own parser refuses in resolved ``settings``, or would silently ignore."""
+    # The merge has made the batch sizes consistent, on a number of ranks that need not be here yet.
+    settings = {key: value for key, value in settings.items() if key not in BATCH_KEYS}
+    problems = [problem for section in settings for problem in _refused(section, settings[section])]
+    asked = _Asked({BATCH_KEYS[1]: 1, **settings})
+    try:
+        _parse(asked)
+    except Exception as error:  # assertions, type errors …: whatever the parser stumbles over
+        problems = problems or [" ".join(str(error).split())]
+    else:
+        known = sorted(asked.keys_asked)
+        problems += [f"{key}: unknown key{nearest(key, known) or '. Delete it.'}" for key in settings if key not in known]
+    if problems:
+        raise MftcoderError("\n".join(f"deepspeed: {problem}" for problem in problems))
+
+
+def _refused(section: str, value: Any) -> Iterator[str]:
+    """What is wrong inside one section; DeepSpeed's message would not say in which."""
+    try:
+        _parse({BATCH_KEYS[1]: 1, section: value})
+    except ValidationError as error:
+        for details in error.errors():
+            place = ".".join(str(part) for part in details["loc"] if part != section)
+            what = "unknown key" if details["type"] == "extra_forbidden" else details["msg"]
+            yield f"{section}.{place}: {what}; found {show(details['input'])}."
+    except Exception:
+        return  # a section may need others; all together are parsed as well
+
+
+def _parse(settings: dict[str, Any]) -> None:
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # deprecations are told when the run starts
+    try:
+        DeepSpeedConfig(settings)
+    finally:
+        logger.setLevel(level)
+
+
 @contextmanager
 def partitioned_loading(settings: Mapping[str, Any]) -> Iterator[None]:
     """Under ZeRO-3, models made inside are partitioned as they load and never exist whole on one rank."""
@@ -85,9 +151,8 @@ class DeepSpeedEngine:
     def model(self) -> TokenNLL:
         return self._engine.module
 
-    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        nll, loss = self._engine(batch.to(self._group.device), coefficients)
-        return nll, loss
+    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self._engine(batch.to(self._group.device), coefficients)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)

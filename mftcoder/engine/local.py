@@ -23,9 +23,8 @@ class LocalEngine:
         self._max_grad_norm = training.max_grad_norm or math.inf
         self._optimizer = adamw(model, training)
 
-    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        nll, loss = self.model(batch.to(self._device), coefficients)
-        return nll, loss
+    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model(batch.to(self._device), coefficients)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()

@@ -26,8 +26,8 @@ class Engine(Protocol):
         """What is trained."""
         ...
 
-    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(nll [S], loss []) as in ``losses.chunked_nll``; ``batch`` may be on the host."""
+    def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(nll [S], loss [], routers' loss []) as in ``TokenNLL``; ``batch`` may be on the host."""
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

@@ -1,6 +1,7 @@
 """What differs between model families: where the backbone is, how samples are isolated, how logits are made."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from mftcoder.data.batch import Batch
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
 from mftcoder.models.gain import GainWatch
+from mftcoder.models.router import RouterLoss
 
 
 class Head(nn.Module):
@@ -39,14 +41,18 @@ class CausalAdapter:
             raise MftcoderError(f"model.path: {type(model).__name__} is not a causal language model with a backbone.")
         return backbone
 
-    def hidden_states(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """[B, T, H]: the last hidden states, segments isolated from each other."""
+    def run_backbone(self, model: PreTrainedModel, batch: Batch, *, with_routers: bool) -> tuple[Tensor, Any]:
+        """[B, T, H], the last hidden states with segments isolated from each other; and the routers' logits, if asked."""
         ids, positions = batch.input_ids, batch.position_ids
         if "flash" in (model.config._attn_implementation or ""):
             # FlashAttention reads segment borders off the positions for one row only, so all rows become one.
             ids, positions = ids.reshape(1, -1), positions.reshape(1, -1)
-        output = self.backbone(model)(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False)
-        return output.last_hidden_state.reshape(*batch.input_ids.shape, -1)
+        more = {"output_router_logits": True} if with_routers else {}
+        output = self.backbone(model)(
+            input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, **more
+        )
+        hidden = output.last_hidden_state.reshape(*batch.input_ids.shape, -1)
+        return hidden, output.router_logits if with_routers else None
 
     def head(self, model: PreTrainedModel) -> Head:
         """The output projection with everything between it and the softmax."""
@@ -69,12 +75,15 @@ class TokenNLL(nn.Module):
     The head lives inside ``forward``, and only supervised positions reach it.
     """
 
-    def __init__(self, model: PreTrainedModel, adapter: CausalAdapter) -> None:
+    def __init__(
+        self, model: PreTrainedModel, adapter: CausalAdapter, router_loss_coefficient: float | None = 0.0
+    ) -> None:
         super().__init__()
         self.model = model  # or a PeftModel around one
         self.adapter = adapter
         self.head = adapter.head(self.causal)
         self.gain_watch: GainWatch | None = None
+        self.router_loss = RouterLoss.of(self.causal.config, router_loss_coefficient)
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -85,13 +94,21 @@ class TokenNLL(nn.Module):
         """From now on collect each task's gradient at the final norm's gain, in ``gain_watch``."""
         self.gain_watch = GainWatch(self.adapter.backbone(self.causal), num_tasks)
 
-    def forward(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(nll [S], loss []) as in ``chunked_nll``, over the batch's supervised positions."""
-        hidden = self.adapter.hidden_states(self.causal, batch)
+    def forward(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(nll [S], loss []) as in ``chunked_nll``, over the batch's supervised positions; and the routers' loss [].
+
+        The last is 0 without routers, and in evaluation.
+        """
+        with_routers = self.router_loss is not None and self.training
+        hidden, router_logits = self.adapter.run_backbone(self.causal, batch, with_routers=with_routers)
         selected = hidden.flatten(0, 1).index_select(0, batch.supervised)
         if self.gain_watch is not None:
             self.gain_watch.follow(selected, batch.supervised, batch.supervised_tasks)
-        return self.head(selected, batch.targets, coefficients)
+        nll, loss = self.head(selected, batch.targets, coefficients)
+        routers = loss.new_zeros(())
+        if with_routers and self.router_loss is not None:
+            routers = self.router_loss(router_logits, batch.segment_ids > 0)
+        return nll, loss, routers
 
 
 def num_parameters(model: nn.Module) -> tuple[int, int]:

@@ -81,4 +81,4 @@ def load_token_nll(settings: Model, *, activation_checkpointing: bool, seed: int
         causal.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(seed)
     model = causal if settings.lora is None else add_lora(causal, settings.lora)
-    return TokenNLL(model, CausalAdapter())
+    return TokenNLL(model, CausalAdapter(), settings.router_loss_coefficient)

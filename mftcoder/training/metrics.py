@@ -27,7 +27,7 @@ class Window:
 
     def __init__(self, num_tasks: int) -> None:
         self.totals, self.units, self.weights = np.zeros((3, num_tasks))
-        self.loss = self.seconds = 0.0
+        self.loss = self.router_loss = self.seconds = 0.0
         self.steps = self.skipped = self.tokens = self.supervised_tokens = 0
 
     def add(self, result: StepResult, seconds: float) -> None:
@@ -42,6 +42,7 @@ class Window:
         self.units += result.units
         self.weights += result.weights
         self.loss += result.loss
+        self.router_loss += result.router_loss
 
     def state_dict(self) -> dict[str, Any]:
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
@@ -118,6 +119,7 @@ class Metrics:
             epoch=epoch,
             loss=window.loss / taken,
             losses=losses,
+            router_loss=window.router_loss / taken,
             weights=window.weights / taken,
             units=window.units,
             tokens=window.tokens,

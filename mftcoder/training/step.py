@@ -22,6 +22,7 @@ class StepResult:
     weights: Vector  # [K]: how much each task's l_i counted; with the denominator "epoch" in proportion to its units
     tokens: int  # without padding
     supervised_tokens: int
+    router_loss: float  # of a mixture of experts, times its coefficient; else 0
     info: StepInfo
 
     @property
@@ -62,27 +63,32 @@ def train_step(
     weights = weighting.weights(step, denominators)
     per_unit = np.divide(weights, denominators, out=np.zeros(num_tasks), where=denominators > 0)
     factors = torch.from_numpy(per_unit * reduction.sum_weights).to(group.device)
-    seen = torch.zeros_like(factors)
+    seen, routers = torch.zeros_like(factors), torch.zeros(1, dtype=torch.float64, device=group.device)
     for number, host_batch in enumerate(batches, start=1):
         batch = host_batch.to(group.device)
         position_weights = reduction.position_weights(batch)
         if position_weights is not None:
-            nll, loss = engine(batch, position_weights * factors[0][batch.supervised_tasks])
+            nll, loss, router_loss = engine(batch, position_weights * factors[0][batch.supervised_tasks])
             sums = reduction.sums(nll.detach(), batch, num_tasks)
         else:
-            nll, _ = engine(batch)
+            nll, _, router_loss = engine(batch)
             sums = reduction.sums(nll, batch, num_tasks)
             loss = (factors * sums).sum().to(nll.dtype)
+        router_loss = router_loss * (_num_tokens(host_batch) / tokens)
         seen += sums.detach()
+        routers += router_loss.detach()
         last = number == len(batches)
         if last:
-            seen = group.sum(seen)
+            *sums_of_all, routers = group.sum(torch.cat([seen.flatten(), routers])).split(num_tasks)
+            seen = torch.stack(sums_of_all)
             # A loss that is not finite on any rank makes the whole gradient so, and the engine skips such a step.
             loss = loss * torch.where(torch.isfinite(seen).all(), 1.0, torch.nan)
-        engine.backward(loss, last=last)
+        engine.backward(loss + router_loss, last=last)
     info = engine.step(learning_rate)
     summed = seen.cpu().numpy()
-    result = StepResult(reduction.totals(summed, units), units, per_unit * units, int(tokens), int(supervised), info)
+    result = StepResult(
+        reduction.totals(summed, units), units, per_unit * units, int(tokens), int(supervised), routers.item(), info
+    )
     if not info.skipped:
         reduction.observe(summed, units)
         weighting.observe("train", step, result.losses)
@@ -100,7 +106,7 @@ def evaluate(engine: Engine, batches: Iterable[Batch], *, unit: Unit, num_tasks:
     seen = torch.zeros(5, num_tasks, dtype=torch.float64, device=group.device)
     for host_batch in batches:
         batch = host_batch.to(group.device)
-        nll, _ = engine(batch)
+        nll, *_ = engine(batch)
         seen += moments(nll, batch, num_tasks, unit)
     engine.train(True)
     return mean_losses(group.sum(seen).cpu().numpy())
@@ -115,7 +121,7 @@ def measure(
     seen = torch.zeros(num_sums + 1, num_tasks, dtype=torch.float64, device=group.device)
     for host_batch in batches:
         batch = host_batch.to(group.device)
-        nll, _ = engine(batch)
+        nll, *_ = engine(batch)
         units = count_units([host_batch], num_tasks, reduction.unit).to(group.device)
         seen += torch.cat([reduction.sums(nll, batch, num_tasks), units[None]])
     *sums, units = group.sum(seen).cpu().numpy()
@@ -124,5 +130,9 @@ def measure(
 
 def _count_tokens(batches: Sequence[Batch]) -> torch.Tensor:
     """[2] float64: tokens without padding, and supervised ones."""
-    tokens = sum(int((batch.segment_ids > 0).sum()) for batch in batches)
-    return torch.tensor([tokens, sum(len(batch.targets) for batch in batches)], dtype=torch.float64)
+    supervised = sum(len(batch.targets) for batch in batches)
+    return torch.tensor([sum(map(_num_tokens, batches)), supervised], dtype=torch.float64)
+
+
+def _num_tokens(batch: Batch) -> int:
+    return int((batch.segment_ids > 0).sum())

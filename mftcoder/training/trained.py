@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mftcoder.config.load import load
+from mftcoder.config.load import load, read_json
+from mftcoder.config.problems import show
 from mftcoder.config.schema import Config, Model, TemplateChat
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.distributed import Group
@@ -57,17 +59,42 @@ def load_for_use(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A model in eval mode, on a GPU if there is one, and its tokenizer.
 
     Args:
-        name: output_dir of a run (its best checkpoint), a checkpoint, a folder that transformers can load, or a hub id.
+        name: output_dir of a run (its best checkpoint), a checkpoint, a folder that transformers can load or that holds
+            a LoRA adapter of peft, or a hub id.
     """
     folder = Path(name)
     if (folder / "run.json").is_file() or (folder / "checkpoint.json").is_file():
         config, checkpoint = open_run(folder)
         model, settings, chat = load_trained(config, checkpoint), config.model, config.data.chat
     else:
-        settings, chat = Model(path=name), TemplateChat()
+        adapter = (folder / "adapter_config.json").is_file()
+        settings, chat = _base_of(folder) if adapter else Model(path=name), TemplateChat()
         stored = load_config(settings).dtype
         dtype = "bfloat16" if stored == torch.bfloat16 and torch.cuda.is_available() else "float32"
-        settings = settings.model_copy(update={"dtype": dtype})
-        model = load_causal(settings)
+        model = load_causal(settings.model_copy(update={"dtype": dtype}))
+        if adapter:
+            model = _with_adapter(model, folder)
+            if (folder / "tokenizer.json").is_file():
+                settings = Model(path=name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), load_tokenizer(settings, chat)
+
+
+def _base_of(adapter: Path) -> Model:
+    """The base model that the adapter in a folder of peft belongs to."""
+    content = read_json(adapter / "adapter_config.json")
+    base = content.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise MftcoderError(
+            f"{adapter / 'adapter_config.json'}: base_model_name_or_path must name the base model; found {show(base)}."
+        )
+    return Model(path=base, revision=content.get("revision"))
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise MftcoderError(f"{folder}: the adapter cannot be loaded: {error}") from error

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config
-from mftcoder.data.chat import encode, load_tokenizer
-from mftcoder.data.manifest import check_matches
+from mftcoder.data.chat import check_vocabulary, encode, load_tokenizer
+from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.prepare import shards_path
 from mftcoder.data.records import read_records, record_format
 from mftcoder.data.shards import Shards
@@ -44,12 +44,17 @@ def _model(config: Config, world_size: int) -> str:
 
 
 def _deepspeed(config: Config, world_size: int) -> str:
+    from mftcoder.engine.deepspeed import check_settings
+
     hidden_size = load_config(config.model).get_text_config().hidden_size
-    return f"ZeRO stage {zero_stage(resolve(config, world_size=world_size, hidden_size=hidden_size))}"
+    settings = resolve(config, world_size=world_size, hidden_size=hidden_size)
+    check_settings(settings)
+    return f"ZeRO stage {zero_stage(settings)}"
 
 
 def _tokenizer(config: Config, world_size: int) -> str:
     tokenizer = load_tokenizer(config.model, config.data.chat)
+    check_vocabulary(tokenizer, load_config(config.model))
     template = "a chat template" if tokenizer.chat_template else "no chat template: plain text only"
     return f"{len(tokenizer):,} tokens, {template}"
 
@@ -85,7 +90,10 @@ def _shards(config: Config, world_size: int) -> str:
     shards = Shards.open(folder)
     check_matches(shards.manifest, config, load_tokenizer(config.model, config.data.chat))
     schedule = make_schedule(config, shards, world_size)
-    return f"{folder}: {len(schedule.mixture):,} rows, {schedule.steps_per_epoch:,} steps per epoch"
+    found = f"{folder}: {len(schedule.mixture):,} rows, {schedule.steps_per_epoch:,} steps per epoch"
+    if changed := changed_sources(shards.manifest, config):
+        found += f"\nthe files of {', '.join(changed)} have changed; mftcoder tokenize --overwrite takes them in"
+    return found
 
 
 CHECKS: dict[str, Callable[[Config, int], str]] = {

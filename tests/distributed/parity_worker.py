@@ -74,10 +74,10 @@ class Poisoned:
         self._engine, self._kind, self._bad = engine, kind, group.rank == group.size - 1
 
     def __call__(self, batch, coefficients=None):
-        nll, loss = self._engine(batch, coefficients)
+        nll, loss, routers = self._engine(batch, coefficients)
         if self._bad and self._kind == "nan":
-            return nll * float("nan"), loss * float("nan")
-        return (nll + float("inf"), loss) if self._bad else (nll, loss)
+            return nll * float("nan"), loss * float("nan"), routers
+        return (nll + float("inf"), loss, routers) if self._bad else (nll, loss, routers)
 
     def __getattr__(self, name: str):
         return getattr(self._engine, name)

@@ -50,7 +50,7 @@ def test_packed_rows_give_the_nll_and_gradients_of_the_samples_alone(attention, 
 def test_nll_equals_that_of_the_librarys_logits():
     model = tiny_llama(tie_word_embeddings=True).double()
     batch = collate([(0, row) for row in random_rows(1, [[20], [13]])], isolate_samples=True)
-    nll, _ = TokenNLL(model, CausalAdapter())(batch)
+    nll, *_ = TokenNLL(model, CausalAdapter())(batch)
     logits = model(input_ids=batch.input_ids, use_cache=False).logits.flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits[batch.supervised], batch.targets, reduction="none")
     torch.testing.assert_close(nll, expected, rtol=1e-10, atol=1e-10)
