@@ -105,6 +105,11 @@ def _loss(config: Config) -> Iterator[str]:
             "loss.guard: needs a weighting that looks at the whole probe (coba, multiplicative or one that ends in "
             f"_valid); found {weighting.type}."
         )
+    if config.data.sampling.type == "weighted" and config.loss.denominator == "epoch":
+        yield (
+            'loss.denominator: "epoch" counts on every task giving its own share of rows, but data.sampling is '
+            '"weighted". Choose "step", or "proportional" sampling.'
+        )
     if isinstance(weighting, CoBa):
         yield from _coba(weighting)
 

@@ -86,6 +86,15 @@ class ProportionalSampling(Section):
     type: Literal["proportional"] = "proportional"
 
 
+class WeightedSampling(Section):
+    """Tasks that weigh more give more rows: in proportion to rows^(1 - share) x weight^share."""
+
+    type: Literal["weighted"]
+    share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="s: 0 samples by the number of rows, 1 by the weights alone. The loss counts a task as before."
+    )
+
+
 class Task(Section):
     """One task: a name and its files."""
 
@@ -109,7 +118,7 @@ class Data(Section):
         "truncate", description="What happens to a conversation longer than a row; plain text is split into rows."
     )
     chat: Annotated[TemplateChat | MarkersChat, Field(discriminator="type")] = TemplateChat()
-    sampling: ProportionalSampling = ProportionalSampling()
+    sampling: Annotated[ProportionalSampling | WeightedSampling, Field(discriminator="type")] = ProportionalSampling()
     tasks: list[Task] = Field(min_length=1, description="The tasks, in order.")
 
 

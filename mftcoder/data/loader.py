@@ -100,12 +100,13 @@ def steps(
 ) -> Iterator[list[Batch]]:
     """The micro-batches of the steps ``numbers``; the next step's are read while the caller works on this one's.
 
-    ``rows`` gives the rows of a step, as ``Schedule.rows`` does.
+    ``rows`` gives the rows of a step, as ``Schedule.rows`` does; it is asked for a step just before the one before it
+    is handed out.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader") as pool:
         ahead = None
         for number in numbers:
-            following = pool.submit(lambda n: list(loader.deal(rows(n), micro_rows)), number)
+            following = pool.submit(lambda mine: list(loader.deal(mine, micro_rows)), rows(number))
             if ahead is not None:
                 yield ahead.result()
             ahead = following

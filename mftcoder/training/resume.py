@@ -44,7 +44,7 @@ def identity(
         "data": {
             "fingerprint": fingerprint,
             "isolate_samples": config.data.packing.isolate_samples,
-            "sampling": config.data.sampling.type,
+            "sampling": config.data.sampling.model_dump(mode="json"),
         },
         "rows_per_step": rows_per_step,
         "world_size": world_size,

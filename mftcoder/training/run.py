@@ -31,6 +31,7 @@ from mftcoder.training.metrics import Metrics, cut
 from mftcoder.training.probe import Probe, make_probe
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity
+from mftcoder.training.sampling import WeightedSampling
 from mftcoder.training.state import Run, restore
 
 LOCK = ".lock"
@@ -139,6 +140,7 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         reduction=reduction,
         weighting=weighting,
         guard=OverfitGuard(tasks, patience=guard.patience, tolerance=guard.tolerance) if guard else None,
+        sampling=_sampling(config, schedule),
         early_stopping=EarlyStopping(training.early_stopping_patience, training.early_stopping_unit),
         metrics=Metrics(
             output_dir,
@@ -208,6 +210,13 @@ def _probe(config: Config, shards: Shards, rows_per_step: int, group: Group) -> 
     return make_probe(
         config.loss.weighting, loader, rows_per_step=rows_per_step, tokens_per_step=rows_per_step * tokens_per_row
     )
+
+
+def _sampling(config: Config, schedule: Schedule) -> WeightedSampling | None:
+    settings, mixture = config.data.sampling, schedule.mixture
+    if settings.type == "proportional":
+        return None
+    return WeightedSampling(mixture.rows_per_task, schedule.rows_per_step, settings.share, config.seed)
 
 
 def expected_units(shards: Shards, unit: Unit, steps_per_epoch: int) -> Vector:

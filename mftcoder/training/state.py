@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mftcoder.config.schema import Config
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.distributed import Group
@@ -16,6 +18,7 @@ from mftcoder.training.checkpoint import save_checkpoint
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.metrics import Metrics
 from mftcoder.training.probe import Probe, RowNumbers
+from mftcoder.training.sampling import WeightedSampling
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Run:
     reduction: Reduction
     weighting: TaskWeighting
     guard: OverfitGuard | None
+    sampling: WeightedSampling | None  # None: by the schedule
     early_stopping: EarlyStopping
     metrics: Metrics
     schedule: Schedule
@@ -44,8 +48,11 @@ class Run:
 
     def rows(self, step: int) -> RowNumbers:
         """The rows of ``step``, without tasks that overfit; with them rather than none at all."""
+        trains = np.array([self.guard is None or self.guard.trains(task, step) for task in range(len(self.tasks))])
+        if self.sampling:
+            return self.sampling.rows(step, self.weighting.weights(step, np.ones(len(self.tasks))), trains)
         rows = self.schedule.rows(step)
-        return [row for row in rows if self.guard is None or self.guard.trains(row[0], step)] or rows
+        return [row for row in rows if trains[row[0]]] or rows
 
     def denominators(self, step: int) -> Vector | None:
         """[K] of ``step`` where they are not its own units: 0 for tasks that are not trained on any more."""
@@ -73,6 +80,7 @@ def save(run: Run) -> None:
         "reduction": run.reduction.state_dict(),
         "weighting": run.weighting.state_dict(),
         "guard": run.guard.state_dict() if run.guard else None,
+        "sampling": run.sampling.state_dict() if run.sampling else None,
         "early_stopping": run.early_stopping.state_dict(),
         "window": run.metrics.window.state_dict(),
         "nonfinite": run.nonfinite,
@@ -89,5 +97,7 @@ def restore(run: Run, state: dict) -> None:
     run.weighting.load_state_dict(state["weighting"])
     if run.guard:
         run.guard.load_state_dict(state["guard"])
+    if run.sampling:
+        run.sampling.load_state_dict(state["sampling"])
     run.early_stopping.load_state_dict(state["early_stopping"])
     run.metrics.window.load_state_dict(state["window"])

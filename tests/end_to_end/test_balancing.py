@@ -45,13 +45,16 @@ def one_process_group():
         yield
 
 
+PROPORTIONAL, WEIGHTED = {"type": "proportional"}, {"type": "weighted", "share": 0.7}
+
+
 @pytest.mark.parametrize(
-    ("weighting", "reduction", "denominator"),
-    [(name, "token", "step") for name in WEIGHTINGS]
-    + [("famo", reduction, "step") for reduction in REDUCTIONS[1:]]
-    + [("coba", "focal_task", "epoch")],
+    ("weighting", "reduction", "denominator", "sampling"),
+    [(name, "token", "step", PROPORTIONAL) for name in WEIGHTINGS]
+    + [("famo", reduction, "step", PROPORTIONAL) for reduction in REDUCTIONS[1:]]
+    + [("coba", "focal_task", "epoch", PROPORTIONAL), ("coba", "token", "step", WEIGHTED)],
 )
-def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, write_config, tmp_path):
+def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, sampling, write_config, tmp_path):
     path = write_config(
         "run",
         loss={
@@ -59,6 +62,7 @@ def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, write_
             "reduction": {"type": reduction},
             "denominator": denominator,
         },
+        data__sampling=sampling,
         training__max_steps=8,
         training__save_steps=4,
         logging={"logging_steps": 1, "report_to": []},
