@@ -1,0 +1,73 @@
+"""A real training in which one task soon overfits: CoBa takes weight from it, and on the whole that does no harm."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_llama, tiny_tokenizer
+
+from mftcoder.config.load import parse
+from mftcoder.data.prepare import prepare
+from mftcoder.training.run import train
+
+pytestmark = pytest.mark.engine
+
+TASKS = ("up", "down", "noise")
+NUM_STEPS = 240
+
+
+def write_tasks(folder: Path) -> None:
+    """Counting up and counting down can be learnt; random numbers, each ten times, can only be learnt by heart."""
+    draw = random.Random(0)
+    up = [{"text": " ".join(str(start + i) for i in range(12))} for start in draw.sample(range(900), 300)]
+    down = [{"text": " ".join(str(start - i) for i in range(12))} for start in draw.sample(range(20, 920), 300)]
+    noise = [{"text": " ".join(str(draw.randrange(1000)) for _ in range(12))} for _ in range(30)] * 10
+    for name, records in zip(TASKS, (up, down, noise), strict=True):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+    """Weighting -> the lines of metrics.jsonl."""
+    folder = tmp_path_factory.mktemp("overfit")
+    tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+    write_tasks(folder)
+    from mftcoder.engine.deepspeed import process_group
+
+    found = {}
+    coba = {"type": "coba", "window_steps": 40, "warmup_steps": 20, "probe": {"every_steps": 5, "tokens": 3000}}
+    with process_group():
+        for weighting in ({"type": "uniform"}, coba):
+            name = weighting["type"]
+            config = parse(
+                {
+                    "output_dir": str(folder / name),
+                    "model": {"path": str(folder / "base"), "dtype": "float32"},
+                    "data": {
+                        "shards": str(folder / "shards"),
+                        "sequence_length": 128,
+                        "validation_fraction": 0.3,
+                        "tasks": [{"name": task, "path": str(folder / f"{task}.jsonl")} for task in TASKS],
+                    },
+                    "loss": {"weighting": weighting},
+                    "training": {
+                        "per_device_train_batch_size": 8,
+                        "per_device_eval_batch_size": 32,
+                        "learning_rate": 3e-3,
+                        "max_steps": NUM_STEPS,
+                        "eval_strategy": "steps",
+                        "eval_steps": 20,
+                        "save_strategy": "epoch",
+                        "save_best": False,
+                    },
+                    "logging": {"logging_steps": 20, "report_to": []},
+                }
+            )
+            prepare(config, tell=print)
+            train(config)
+            text = (folder / name / "metrics.jsonl").read_text()
+            found[name] = [json.loads(line) for line in text.splitlines()]
+    return found
