@@ -1,10 +1,10 @@
 """``mftcoder train``: from a config to a finished run."""
 
 import contextlib
-import fcntl
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from mftcoder.data.mixture import Mixture
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
 from mftcoder.distributed import Group
+from mftcoder.engine.protocol import Engine
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.guard import OverfitGuard
 from mftcoder.losses.reductions import Unit, build_reduction
@@ -24,17 +25,17 @@ from mftcoder.losses.weighting import Vector, build
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.check import check_model
 from mftcoder.models.load import load_config, load_token_nll, maximum_length
-from mftcoder.training.checkpoint import Checkpoint, clear_incomplete, complete_checkpoints, verify_files
+from mftcoder.training.checkpoint import Checkpoint, verify_files
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
+from mftcoder.training.output import open_output
 from mftcoder.training.probe import Probe, make_probe
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity
 from mftcoder.training.sampling import WeightedSampling
 from mftcoder.training.state import Run, restore
 
-LOCK = ".lock"
 TOKENIZE_TIMEOUT_SECONDS = float(os.environ.get("MFTCODER_TOKENIZE_TIMEOUT", 24 * 3600))
 
 
@@ -43,46 +44,13 @@ def train(config: Config, *, resume: bool = False) -> None:
     from mftcoder.engine.deepspeed import process_group
 
     with process_group() as group, contextlib.ExitStack() as held:
-        checkpoint = group.on_main(lambda: _open_output(config, held, resume=resume))
+        checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
         _ensure_shards(config, group)
         run = _set_up(config, group, checkpoint)
         try:
             train_loop(run)
         finally:
             run.metrics.close()
-
-
-def _open_output(config: Config, held: contextlib.ExitStack, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to resume from; MftcoderError if output_dir is not empty and ``resume`` was not asked for.
-
-    Another process cannot train in output_dir before ``held`` is closed, or this process ends.
-    """
-    output_dir = Path(config.output_dir)
-    found = sorted(path.name for path in output_dir.glob("*"))  # nothing if it does not exist
-    used = [name for name in found if not name.startswith("shards") and name != LOCK]
-    if used and not resume:
-        raise MftcoderError(
-            f"output_dir: {output_dir} is not empty; found {', '.join(used[:3])}. "
-            "Add --resume to go on with this run, or choose a new output_dir."
-        )
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = held.enter_context((output_dir / LOCK).open("w"))
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise MftcoderError(f"output_dir: another process is training in {output_dir}. Choose another one.") from error
-    except OSError as error:
-        raise MftcoderError(f"output_dir: cannot write {output_dir}: {error.strerror}. Choose another one.") from error
-    if not resume:
-        return None
-    clear_incomplete(output_dir)
-    checkpoints = complete_checkpoints(output_dir)
-    print(
-        f"resuming from {checkpoints[-1].path}"
-        if checkpoints
-        else f"{output_dir}: no complete checkpoint yet; starting anew"
-    )
-    return checkpoints[-1] if checkpoints else None
 
 
 def _ensure_shards(config: Config, group: Group) -> None:
@@ -99,8 +67,6 @@ def _ensure_shards(config: Config, group: Group) -> None:
 
 
 def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
-    from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading
-
     training, output_dir = config.training, Path(config.output_dir)
     shards = Shards.open(shards_path(config))
     group.on_main(lambda: check_matches(shards.manifest, config, load_tokenizer(config.model, config.data.chat)))
@@ -115,17 +81,7 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         verify_files(checkpoint, group)
     group.on_main(lambda: cut(output_dir, checkpoint.step if checkpoint else -1))
 
-    with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
-        model = load_token_nll(
-            config.model, activation_checkpointing=training.activation_checkpointing, seed=config.seed
-        )
-    parameters = num_parameters(model)
-    engine = DeepSpeedEngine(model, training, settings, group)
-    isolate = config.data.packing.isolate_samples and config.data.packing.mode == "pack"
-    engine.train(False)
-    check_model(engine.model, lambda batch: engine(batch)[0], device=group.device, isolate_samples=isolate)
-    engine.train(True)
-
+    engine, parameters = _load_engine(config, settings, group)
     probe = _probe(config, shards, schedule.rows_per_step, group)
     weighting = build(config.loss.weighting, tasks, num_mini_batches=len(probe.mini_batches) if probe else 1)
     if "gradient_norm" in weighting.observes:
@@ -164,6 +120,23 @@ def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     if group.is_main:
         describe(run, shards.manifest, parameters, settings)
     return run
+
+
+def _load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple[Engine, tuple[int, int]]:
+    """The engine around the base model, once that is proved to be understood; and its (all, trainable) parameters."""
+    from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading
+
+    with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
+        model = load_token_nll(
+            config.model, activation_checkpointing=config.training.activation_checkpointing, seed=config.seed
+        )
+    parameters = num_parameters(model)
+    engine = DeepSpeedEngine(model, config.training, settings, group)
+    isolate = config.data.packing.isolate_samples and config.data.packing.mode == "pack"
+    engine.train(False)
+    check_model(engine.model, lambda batch: engine(batch)[0], device=group.device, isolate_samples=isolate)
+    engine.train(True)
+    return engine, parameters
 
 
 def check_length(config: Config, longest: int | None) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group
@@ -55,9 +56,8 @@ def train_step(
     has any then counts as present); None: ``"denominator": "step"``.
     """
     assert batches, "every rank takes part in every step"
-    counted = (
-        group.sum(torch.cat([count_units(batches, num_tasks, reduction.unit), _count_tokens(batches)])).cpu().numpy()
-    )
+    counts = torch.cat([count_units(batches, num_tasks, reduction.unit), _count_tokens(batches)])
+    counted = group.sum(counts).cpu().numpy()
     units, (tokens, supervised) = counted[:num_tasks], counted[num_tasks:]
     denominators = units if expected_units is None else expected_units
     weights = weighting.weights(step, denominators)
@@ -66,16 +66,9 @@ def train_step(
     seen, routers = torch.zeros_like(factors), torch.zeros(1, dtype=torch.float64, device=group.device)
     for number, host_batch in enumerate(batches, start=1):
         batch = host_batch.to(group.device)
-        position_weights = reduction.position_weights(batch)
-        if position_weights is not None:
-            nll, loss, router_loss = engine(batch, position_weights * factors[0][batch.supervised_tasks])
-            sums = reduction.sums(nll.detach(), batch, num_tasks)
-        else:
-            nll, _, router_loss = engine(batch)
-            sums = reduction.sums(nll, batch, num_tasks)
-            loss = (factors * sums).sum().to(nll.dtype)
+        loss, sums, router_loss = _forward(engine, batch, reduction, factors)
         router_loss = router_loss * (_num_tokens(host_batch) / tokens)
-        seen += sums.detach()
+        seen += sums
         routers += router_loss.detach()
         last = number == len(batches)
         if last:
@@ -93,6 +86,21 @@ def train_step(
         reduction.observe(summed, units)
         weighting.observe("train", step, result.losses)
     return result
+
+
+def _forward(engine: Engine, batch: Batch, reduction: Reduction, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A micro-batch's share of the step's loss [], its sums [C, K] without gradient, and the routers' loss [].
+
+    ``factors`` [C, K] are how much each sum counts in the loss.
+    """
+    num_tasks = factors.shape[1]
+    position_weights = reduction.position_weights(batch)
+    if position_weights is not None:  # known before the forward pass, so the head makes its gradient in passing
+        nll, loss, router_loss = engine(batch, position_weights * factors[0][batch.supervised_tasks])
+        return loss, reduction.sums(nll.detach(), batch, num_tasks), router_loss
+    nll, _, router_loss = engine(batch)
+    sums = reduction.sums(nll, batch, num_tasks)
+    return (factors * sums).sum().to(nll.dtype), sums.detach(), router_loss
 
 
 @torch.no_grad()
@@ -128,7 +136,7 @@ def measure(
     return TaskLosses.of(reduction.totals(np.stack(sums), units), units)
 
 
-def _count_tokens(batches: Sequence[Batch]) -> torch.Tensor:
+def _count_tokens(batches: Sequence[Batch]) -> Tensor:
     """[2] float64: tokens without padding, and supervised ones."""
     supervised = sum(len(batch.targets) for batch in batches)
     return torch.tensor([sum(map(_num_tokens, batches)), supervised], dtype=torch.float64)
