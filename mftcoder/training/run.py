@@ -46,7 +46,7 @@ def train(config: Config, *, resume: bool = False) -> None:
     with process_group() as group, contextlib.ExitStack() as held:
         checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
         _ensure_shards(config, group)
-        run = _set_up(config, group, checkpoint)
+        run = set_up(config, group, checkpoint)
         try:
             train_loop(run)
         finally:
@@ -66,7 +66,8 @@ def _ensure_shards(config: Config, group: Group) -> None:
         )
 
 
-def _set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
+def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
+    """A run that is ready for ``train_loop``: at its start, or where ``checkpoint`` left it. The shards exist."""
     training, output_dir = config.training, Path(config.output_dir)
     shards = Shards.open(shards_path(config))
     group.on_main(lambda: check_matches(shards.manifest, config, load_tokenizer(config.model, config.data.chat)))

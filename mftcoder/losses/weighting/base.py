@@ -19,8 +19,8 @@ class TaskLosses:
 
     values: Vector  # [K] nats per unit; NaN where a task was absent, not finite where its sum was not
     present: NDArray[np.bool_]  # [K]; absent means that the task had no unit, never that its loss was 0
-    standard_errors: Vector | None = None  # [K] of values, from how samples differ; where it was asked for
     mini_batch: int = 0  # which part of the probe they are of, where it is looked at in parts
+    standard_errors: Vector | None = None  # [K] of values, from how samples differ; where it was asked for
 
     @property
     def usable(self) -> Vector:
