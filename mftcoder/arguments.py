@@ -1,13 +1,14 @@
 """The arguments of every subcommand, with help and examples. What they do is in ``cli``."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Protocol
 
 from mftcoder import __doc__ as purpose
 from mftcoder import __version__
 
-ANY_MODEL = "a run, one of its checkpoints, a folder that transformers loads, or a hub id"
+ANY_MODEL = "a run, one of its checkpoints, a folder that transformers or peft loads, or a hub id"
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 the input is at fault. Each command has its own --help."
 
 
@@ -58,7 +59,7 @@ def _data_commands(add: AddCommand) -> None:
     inspect.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards")
     inspect.add_argument("--task", metavar="NAME", help="only this task (default: all)")
     inspect.add_argument("--split", default="train", choices=("train", "probe", "validation"), help="default: train")
-    inspect.add_argument("--rows", type=int, default=3, metavar="N", help="rows of each task (default: 3)")
+    inspect.add_argument("--rows", type=_positive, default=3, metavar="N", help="rows of each task (default: 3)")
     inspect.add_argument("--tokenizer", metavar="PATH", help="default: the one that made the shards")
     inspect.add_argument("--no-color", action="store_true", help="mark supervised spans without colour")
     _json(inspect, "print the rows as JSON")
@@ -76,7 +77,7 @@ def _from_source(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument("--max-samples", type=_positive, metavar="N", help="of each task (default: all)")
     parser.add_argument("--max-chars", type=_positive, metavar="N", help="of a conversation (default: 6000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of cuts, defects and choice (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of cuts, defects and choice (default: 0)")
     _json(parser, "print the counts as JSON")
 
 
@@ -137,10 +138,10 @@ def _model_commands(add: AddCommand) -> None:
     )
     generate.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
     generate.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest token"
+        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): the likeliest token"
     )
-    generate.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus of the sampling (default: 1)")
-    generate.add_argument("--seed", type=int, default=0, metavar="S", help="of the sampling (default: 0)")
+    generate.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="nucleus of the sampling (default: 1)")
+    generate.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the sampling (default: 0)")
     generate.add_argument("--raw", action="store_true", help="continue the prompt as it is, without chat template")
     generate.add_argument("--to", type=Path, metavar="FILE.jsonl", help="write one JSON object a line into this file")
     _json(generate, "print one JSON object a line")
@@ -225,3 +226,29 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f'must be an integer above 0; found "{text}"')
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f'must be an integer from 0 to {2**32 - 1}; found "{text}"')
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    if not 0 <= (value := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f'must be a number from 0 on; found "{text}"')
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := _number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f'must be a number above 0 and at most 1; found "{text}"')
+    return value
+
+
+def _number(text: str) -> float:
+    """NaN, which fails every comparison, if ``text`` is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

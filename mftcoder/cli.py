@@ -4,8 +4,10 @@ Libraries are imported where they are used, so that ``--help`` and config errors
 """
 
 import json
+import logging
 import os
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 from mftcoder.arguments import make_parser
 from mftcoder.config.load import load
 from mftcoder.config.schema import Config
-from mftcoder.errors import MftcoderError, ReportedByMain
+from mftcoder.errors import MftcoderError, ReportedByMain, RunError
 
 INTERRUPTED = 130  # as shells report SIGINT
 TABLE_WIDTH = 160  # columns, where the output is no terminal
@@ -23,7 +25,7 @@ TABLE_WIDTH = 160  # columns, where the output is no terminal
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand. Returns 0: done; 1: failed; 2: the input is at fault; 130: interrupted."""
     arguments = make_parser().parse_args(argv)
-    os.environ.setdefault("DS_LOG_LEVEL", "error")  # transformers imports DeepSpeed, which would announce its device
+    _quieten_libraries()
     try:
         code = COMMANDS[arguments.name](arguments)
         sys.stdout.flush()
@@ -34,8 +36,13 @@ def main(argv: list[str] | None = None) -> int:
         _tell(f"mftcoder {arguments.name}: {error}")
         return error.exit_code
     except BrokenPipeError:  # as by `| head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail once more at its exit
-        return 1
+        _leave_stdout()
+        return RunError.exit_code
+    except OSError as error:  # a full disk, a folder that is read-only
+        place = f"{error.filename}: " if error.filename else ""
+        _tell(f"mftcoder {arguments.name}: {place}{error.strerror or error}")
+        _leave_stdout()
+        return RunError.exit_code
     except KeyboardInterrupt:
         _tell(f"mftcoder {arguments.name}: interrupted")
         return INTERRUPTED
@@ -263,6 +270,25 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
 }
 
 
+def _quieten_libraries() -> None:
+    """Leave out what libraries say at every start and nobody can act on; set before they are imported."""
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel is not there
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)  # of peft's calls
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")
+
+
+def _leave_stdout() -> None:
+    """If standard output can no longer be written, drop what waits for it, or Python would fail again at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _config(arguments: Namespace) -> Config:
     return load(arguments.config, arguments.overrides)
 
@@ -270,18 +296,21 @@ def _config(arguments: Namespace) -> Config:
 def _prompts(arguments: Namespace) -> list[Any]:
     """Conversations (lists of messages), or with --raw strings."""
     if arguments.messages is None:
-        text = sys.stdin.read() if arguments.prompt is None else arguments.prompt
+        try:
+            text = sys.stdin.read() if arguments.prompt is None else arguments.prompt
+            text.encode()  # an argument that is not UTF-8 fails here
+        except UnicodeError as error:
+            raise MftcoderError(f"--prompt: is not UTF-8 text: {error}.") from None
+        if not text:
+            raise MftcoderError("--prompt: is empty. Give some text, or write it to standard input.")
         return [text] if arguments.raw else [[{"role": "user", "content": text}]]
     if arguments.raw:
         raise MftcoderError("--raw continues plain text; --messages holds conversations. Give one of them.")
+    from mftcoder.data.chat import template_messages
+    from mftcoder.data.records import parse_messages
     from mftcoder.data.sources import read_file
 
-    conversations = []
-    for where, record in read_file(arguments.messages):
-        if not isinstance(record.get("messages"), list):
-            raise MftcoderError(f'{where}: "messages" must be a list of messages; found keys {", ".join(record)}.')
-        conversations.append(record["messages"])
-    return conversations
+    return [template_messages(parse_messages(record, where)) for where, record in read_file(arguments.messages)]
 
 
 def _show(arguments: Namespace, content: Any, table: Any) -> None:

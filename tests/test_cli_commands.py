@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -137,7 +138,11 @@ def test_completion_is_a_script_of_its_shell(shell, capsys):
 def test_a_reader_that_stops_early_is_no_error():
     code = "import sys; from mftcoder.cli import main; sys.exit(main(['schema']))"
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     ) as running:
         running.stdout.close()
         assert running.stderr.read() == b""

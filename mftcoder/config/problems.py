@@ -104,7 +104,8 @@ def _place(details: ErrorDetails, node: Any) -> Place:
 
 def _problem(failures: list[ErrorDetails], place: Place, raw: dict[str, Any]) -> str:
     """What is wrong at one place. Several failures mean that none of the alternatives of its type fits."""
-    details, kind = failures[0], failures[0]["type"]
+    details = next((failure for failure in failures if failure["type"] in LIMITS), failures[0])
+    kind = details["type"]
     context, value = details.get("ctx", {}), details["input"]
     if kind == "extra_forbidden":
         return _unknown_key(place, raw)
@@ -137,7 +138,7 @@ def _unknown_key(place: Place, raw: Any) -> str:
     if hint := nearest(meant, [setting.key for setting in here if form in (None, setting.variant)]):
         return f"unknown key{hint}"
     plain_first = sorted(settings(), key=lambda setting: setting.variant is not None)
-    elsewhere = [f"{setting.section}.{key}".lstrip(".") for setting in plain_first if setting.key == meant != "type"]
+    elsewhere = [f"{setting.section}.{meant}".lstrip(".") for setting in plain_first if setting.key == meant != "type"]
     return f'unknown key; did you mean "{elsewhere[0]}"?' if elsewhere else "unknown key. Delete it."
 
 

@@ -102,6 +102,9 @@ class Task(Section):
     path: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = Field(
         description="File, folder (searched recursively) or glob, or several of them."
     )
+    where: dict[str, str | int] = Field(
+        {}, description="Key of a record to value: only records that have all of these belong to the task."
+    )
     format: str = Field("auto", description="Record format; `auto` detects it from the first record and says so.")
 
 

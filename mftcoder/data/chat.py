@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mftcoder.config.schema import MarkersChat, Model, TemplateChat
@@ -67,6 +66,21 @@ def load_tokenizer(model: Model, chat: TemplateChat | MarkersChat) -> PreTrained
         except (OSError, UnicodeDecodeError) as error:
             raise MftcoderError(f"data.chat.file: {chat.file} cannot be read: {error}.") from error
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PretrainedConfig) -> None:
+    """MftcoderError if the tokenizer can give an id for which the model has no embedding."""
+    highest, size = max(tokenizer.get_vocab().values()), model.get_text_config().vocab_size
+    if highest >= size:
+        raise MftcoderError(
+            f"model.path: the tokenizer's token {json.dumps(tokenizer.convert_ids_to_tokens(highest))} has the id "
+            f"{highest}, but the model embeds only ids below {size}. Resize the model's embedding, or remove tokens."
+        )
+
+
+def template_messages(sample: Conversation) -> list[dict[str, Any]]:
+    """The messages as a chat template takes them."""
+    return [{**message.fields, "role": message.role, "content": message.content} for message in sample.messages]
 
 
 def markers_template(chat: MarkersChat) -> str:
@@ -170,26 +184,26 @@ def _render(sample: Conversation, tokenizer: PreTrainedTokenizerFast) -> tuple[s
     if not tokenizer.chat_template:
         raise MftcoderError(f"{sample.where}: the tokenizer has no chat template for conversations. {_OWN_TEMPLATE}")
     template = tokenizer.get_chat_template(None, tools)
-    messages = [{"role": m.role, "content": m.content, **m.fields} for m in sample.messages]
+    messages = template_messages(sample)
     marked = _GENERATION_MARK.search(template) is not None
 
     def render(count: int, **options: bool) -> tuple[str, list[Any]]:
-        texts, marks = render_jinja_template(
-            [messages[:count]], tools=tools, chat_template=template, **tokenizer.special_tokens_map, **options
-        )
+        try:
+            texts, marks = render_jinja_template(
+                [messages[:count]], tools=tools, chat_template=template, **tokenizer.special_tokens_map, **options
+            )
+        except Exception as error:  # a template is a program: it can fail in any way
+            raise MftcoderError(f"{sample.where}: the chat template refuses the conversation: {error}.") from error
         return texts[0], marks[0] if marks else []
 
-    try:
-        text, marks = render(len(messages), return_assistant_tokens_mask=marked)
-        if marked:
-            return text, _marked_spans(sample, marks)
-        return text, [
-            _span(sample, text, render(index, add_generation_prompt=True)[0], render(index + 1)[0])
-            for index, message in enumerate(sample.messages)
-            if message.supervised
-        ]
-    except (jinja2.TemplateError, TypeError, KeyError) as error:
-        raise MftcoderError(f"{sample.where}: the chat template refuses the conversation: {error}.") from error
+    text, marks = render(len(messages), return_assistant_tokens_mask=marked)
+    if marked:
+        return text, _marked_spans(sample, marks)
+    return text, [
+        _span(sample, text, render(index, add_generation_prompt=True)[0], render(index + 1)[0])
+        for index, message in enumerate(sample.messages)
+        if message.supervised
+    ]
 
 
 def _span(sample: Conversation, text: str, prompt: str, answered: str) -> Span:

@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from mftcoder import __version__
-from mftcoder.config.schema import Config, Section
+from mftcoder.config.schema import Config, Section, Task
 from mftcoder.data.records import record_format
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
@@ -78,6 +79,7 @@ class TaskSource(Section):
 
     name: str
     format: str
+    where: dict[str, str | int] = Field({})  # what selects the task's records in the files; empty: all
     files: list[FileEntry]
 
 
@@ -95,6 +97,7 @@ class Inputs(Section):
             TaskSource(
                 name=task.name,
                 format=record_format(task),
+                where=task.where,
                 files=[FileEntry.of(file, str(file)) for file in source_files(task)],
             )
             for task in config.data.tasks
@@ -159,6 +162,8 @@ class Manifest(Section):
     def read(cls, folder: Path) -> "Manifest":
         """The manifest of the shards in ``folder``; MftcoderError if it is missing, damaged or of another version."""
         file = folder / MANIFEST
+        if folder.is_file():
+            raise MftcoderError(f"{folder}: is a file; shards are a folder. Name the folder that tokenize made.")
         if not file.is_file():
             raise MftcoderError(f"{folder}: holds no {MANIFEST}, so no complete shards. Run mftcoder tokenize.")
         try:
@@ -182,17 +187,35 @@ def check_matches(manifest: Manifest, config: Config, tokenizer: PreTrainedToken
     made, now = manifest.inputs, TokenizerIdentity.of(config, tokenizer)
     differing = differences(made.settings, Settings.of(config)) | _tokenizer_differences(made.tokenizer, now)
     differing.pop("seed", None)
-    made_tasks, now_tasks = [task.name for task in made.tasks], [task.name for task in config.data.tasks]
+    made_tasks, now_tasks = ([_labelled(task) for task in tasks] for tasks in (made.tasks, config.data.tasks))
     if made_tasks != now_tasks:
         differing["tasks"] = (", ".join(made_tasks), ", ".join(now_tasks))
     if differing:
         raise MftcoderError(f"data.shards: {describe(differing)}. Point data.shards elsewhere, or tokenize again.")
 
 
+def changed_sources(manifest: Manifest, config: Config) -> list[str]:
+    """The tasks of ``config`` whose files now differ in number or size from those that the shards were made from.
+
+    Each as ``"code" (made from 1 file of 120 bytes, now 2 files of 300 bytes)``. A task whose files are not here does
+    not count, as where shards were copied to a cluster without them.
+    """
+    made = {task.name: [file.size for file in task.files] for task in manifest.inputs.tasks}
+    changed = []
+    for task in config.data.tasks:
+        try:
+            now = [file.stat().st_size for file in source_files(task)]
+        except MftcoderError:
+            continue
+        if task.name in made and now != made[task.name]:
+            changed.append(f'"{task.name}" (made from {_counted(made[task.name])}, now {_counted(now)})')
+    return changed
+
+
 def input_differences(made: Inputs, now: Inputs) -> dict[str, tuple[Any, Any]]:
     """What differs between the inputs of two sets of shards: name -> (value then, value now)."""
     differing = differences(made.settings, now.settings) | _tokenizer_differences(made.tokenizer, now.tokenizer)
-    then_tasks, now_tasks = ([(task.name, task.format) for task in inputs.tasks] for inputs in (made, now))
+    then_tasks, now_tasks = ([(_labelled(task), task.format) for task in inputs.tasks] for inputs in (made, now))
     if then_tasks != now_tasks:
         return {**differing, "tasks (name, format)": (then_tasks, now_tasks)}
     for then, task in zip(made.tasks, now.tasks, strict=True):
@@ -222,6 +245,16 @@ def _tokenizer_differences(made: TokenizerIdentity, now: TokenizerIdentity) -> d
     if made.chat_template_hash != now.chat_template_hash:
         differing["chat template"] = (made.chat_template_hash, now.chat_template_hash)
     return differing
+
+
+def _labelled(task: Task | TaskSource) -> str:
+    return (
+        f"{task.name} where {json.dumps(task.where, sort_keys=True, ensure_ascii=False)}" if task.where else task.name
+    )
+
+
+def _counted(sizes: list[int]) -> str:
+    return f"{len(sizes)} {'file' if len(sizes) == 1 else 'files'} of {sum(sizes):,} bytes"
 
 
 def _listed(files: Iterable[FileEntry]) -> str:

@@ -73,16 +73,22 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
 def _already_made(folder: Path, inputs: Inputs) -> bool:
     if not folder.exists():
         return False
+    _refuse_foreign(folder)
     differing = input_differences(Shards.open(folder).manifest.inputs, inputs)
     if differing:
         raise MftcoderError(f"{folder}: {describe(differing)}. Choose another data.shards, or overwrite these.")
     return True
 
 
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        kind = "exists but holds no shards" if folder.is_dir() else "is no folder"
+        raise MftcoderError(f"{folder}: {kind}. Choose another data.shards, or remove it.")
+
+
 def _empty_folder_beside(folder: Path, suffix: str) -> Path:
     """``folder``.``suffix``, emptied of what a run left that was ended before it was done."""
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        raise MftcoderError(f"{folder}: exists but holds no shards. Choose another data.shards, or remove it.")
+    _refuse_foreign(folder)
     beside = folder.with_name(f"{folder.name}.{suffix}")
     if beside.exists():
         shutil.rmtree(beside)

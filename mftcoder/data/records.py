@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mftcoder.config.schema import Task
-from mftcoder.data.sources import read_file, source_files
+from mftcoder.data.sources import check_values, parse_json, read_file, source_files
 from mftcoder.errors import MftcoderError
 
 Record = Mapping[str, Any]
@@ -122,6 +122,13 @@ def _parse_turns(turns: Turns, record: Record, where: str, *, alternating: bool 
     return Conversation(tuple(messages), _group(record, where), _tools(record, where), where)
 
 
+def parse_messages(record: Record, where: str) -> Conversation:
+    """A record of the format ``messages``; MftcoderError that begins with ``where`` if it is none."""
+    if _MESSAGES.key not in record:
+        raise MftcoderError(f'{where}: must have "messages"; found keys {_shown(list(record))}.')
+    return _parse_turns(_MESSAGES, record, where)
+
+
 def _message(turns: Turns, entry: Record, place: str) -> Message:
     spelling = entry.get(turns.role)
     if not isinstance(spelling, str) or spelling not in turns.roles:
@@ -130,15 +137,22 @@ def _message(turns: Turns, entry: Record, place: str) -> Message:
     content = entry.get(turns.content)
     if content is None and "tool_calls" in fields:
         content = ""
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+    if isinstance(content, list) and all(_is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
-        raise MftcoderError(f"{place}.{turns.content} must be a string; found {_shown(content)}.")
+        raise MftcoderError(
+            f'{place}.{turns.content} must be a string, or a list of {{"type": "text", "text": …}}; '
+            f"found {_shown(content)}."
+        )
     train = entry.get("train", True)
     if not isinstance(train, bool):
         raise MftcoderError(f"{place}.train must be true or false; found {_shown(train)}.")
     role = turns.roles[spelling]
     return Message(role, content, supervised=train and role == "assistant", fields=fields)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _parse_pair(keys: tuple[str, str], record: Record, where: str) -> Conversation:
@@ -167,7 +181,7 @@ def _parse_text(record: Record, where: str) -> Text:
 
 
 RECORD_FORMATS: Mapping[str, Format] = {  # detection takes the first that fits
-    "messages": Format(lambda r: "messages" in r, lambda r, where: _parse_turns(_MESSAGES, r, where)),
+    "messages": Format(lambda r: "messages" in r, parse_messages),
     "chat_rounds": Format(
         lambda r: "chat_rounds" in r, lambda r, where: _parse_turns(_CHAT_ROUNDS, r, where, alternating=True)
     ),
@@ -191,7 +205,7 @@ def record_format(task: Task) -> str:
         return task.format
     if task.format != "auto":
         raise MftcoderError(f'data.tasks "{task.name}": format must be auto, {known}; found "{task.format}".')
-    where, record = next(read_file(source_files(task)[0]))
+    where, record = next(_task_records(task))
     detected = _detect(record)
     if detected is None:
         raise MftcoderError(f"{where}: fits none of the record formats {known}; found keys {_shown(list(record))}.")
@@ -204,15 +218,26 @@ def read_records(task: Task) -> Iterator[Conversation | Text]:
     Raises MftcoderError, with file and line, at the first record that is broken or of another format than the first.
     """
     name = record_format(task)
+    for where, record in _task_records(task):
+        if not RECORD_FORMATS[name].detect(record):
+            other = _detect(record)
+            found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
+            raise MftcoderError(
+                f'{where}: task "{task.name}" has format {name}; found {found}. Use one format per task.'
+            )
+        yield RECORD_FORMATS[name].parse(record, where)
+
+
+def _task_records(task: Task) -> Iterator[tuple[str, Record]]:
+    """The raw records that belong to ``task``, at least one, with their places."""
+    empty = True
     for file in source_files(task):
         for where, record in read_file(file):
-            if not RECORD_FORMATS[name].detect(record):
-                other = _detect(record)
-                found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
-                raise MftcoderError(
-                    f'{where}: task "{task.name}" has format {name}; found {found}. Use one format per task.'
-                )
-            yield RECORD_FORMATS[name].parse(record, where)
+            if all(record.get(key) == value for key, value in task.where.items()):
+                empty = False
+                yield where, record
+    if empty:
+        raise MftcoderError(f'data.tasks "{task.name}": no record has {_shown(task.where)}. Correct where.')
 
 
 def _detect(record: Record) -> str | None:
@@ -239,10 +264,8 @@ def _group(record: Record, where: str) -> str | None:
 def _tools(record: Record, where: str) -> tuple[Mapping[str, Any], ...]:
     tools = record.get("tools", [])
     if isinstance(tools, str):  # ShareGPT files hold the list as JSON in a string
-        try:
-            tools = json.loads(tools or "[]")
-        except json.JSONDecodeError as error:
-            raise MftcoderError(f"{where}: tools is not valid JSON: {error}.") from error
+        tools = parse_json(tools or "[]", f"{where}: tools")
+        check_values(tools, f"{where}: tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise MftcoderError(f"{where}: tools must be a list of JSON schemas; found {_shown(tools)}.")
     return tuple(tools)

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from mftcoder.config.schema import Task
 from mftcoder.errors import MftcoderError
 
 _COMPRESSIONS = ("", ".gz", ".bz2", ".zst")
+_DEEPEST = 100  # lists and objects in each other: far from where the libraries that see a record stop recursing
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_TOO_DEEP = f"lists and objects are nested more than {_DEEPEST} deep. Flatten them."
 SUFFIXES = (*(f".{kind}{packed}" for kind in ("jsonl", "json") for packed in _COMPRESSIONS), ".parquet")
 
 
@@ -62,10 +66,42 @@ def read_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for where, record in _raw_records(path):
             if not isinstance(record, dict):
                 raise MftcoderError(f"{where}: a record must be a JSON object; found {type(record).__name__}.")
+            check_values(record, where)
             empty = False
             yield where, {key: value for key, value in record.items() if value is not None}
     if empty:
         raise MftcoderError(f"{path}: no record found. Remove the file or fill it.")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value that ``text`` spells; MftcoderError that begins with ``where`` if it is not valid JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise MftcoderError(f"{where}: {_TOO_DEEP}") from None
+    except ValueError as error:  # a JSONDecodeError, or an integer of too many digits
+        raise MftcoderError(f"{where}: not valid JSON: {error}.") from error
+
+
+def check_values(value: Any, where: str) -> None:
+    """MftcoderError that begins with ``where`` if ``value`` holds half a character or is nested too deeply."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        for text in level:
+            if isinstance(text, str) and (found := _SURROGATE.search(text)):
+                raise MftcoderError(
+                    f"{where}: holds a lone surrogate, {json.dumps(found[0])}: half of a character, as when an emoji "
+                    "is cut in two. Remove it, or write the whole character."
+                )
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in ([*node, *node.values()] if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise MftcoderError(f"{where}: {_TOO_DEEP}")
 
 
 def _raw_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -73,18 +109,16 @@ def _raw_records(path: Path) -> Iterator[tuple[str, Any]]:
         yield from _parquet_records(path)
         return
     with _open_text(path) as stream:
-        if path.name.removesuffix(path.suffix if path.suffix in _COMPRESSIONS else "").endswith(".json"):
-            start = stream.read(1)
-            while start.isspace():
-                start = stream.read(1)
-            if start == "[":
-                array = _parse(start + stream.read(), str(path))
+        may_be_array = path.name.removesuffix(path.suffix if path.suffix in _COMPRESSIONS else "").endswith(".json")
+        for number, line in enumerate(stream, start=1):
+            if line.isspace():
+                continue
+            if may_be_array and line.lstrip().startswith("["):
+                array = parse_json(line + stream.read(), str(path))
                 yield from ((f"{path}[{index}]", record) for index, record in enumerate(array))
                 return
-            stream.seek(0)  # JSON Lines under the name .json
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+            may_be_array = False  # JSON Lines under the name .json
+            yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
 
 
 def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -96,13 +130,6 @@ def _parquet_records(path: Path) -> Iterator[tuple[str, Any]]:
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path}:{number}", record
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MftcoderError(f"{where}: not valid JSON: {error}.") from error
 
 
 def _open_text(path: Path) -> TextIO:
@@ -120,9 +147,9 @@ def _open_text(path: Path) -> TextIO:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turns what can go wrong in a file into an error that names it."""
-    from pyarrow import ArrowInvalid
+    from pyarrow import ArrowException
 
     try:
         yield
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, UnicodeDecodeError, ArrowInvalid) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, zstandard.ZstdError, ArrowException) as error:
         raise MftcoderError(f"{path}: cannot be read: {error}. Restore the file.") from error

@@ -32,7 +32,7 @@ from mftcoder.engine.protocol import StepInfo
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
 
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+ONE_ROW = {"train_micro_batch_size_per_gpu": 1}  # the least that DeepSpeed's parser must be told
 TAG = "engine"  # DeepSpeed's name for the one state that a checkpoint folder of ours holds
 logger.setLevel(logging.WARNING)
 # Of DeepSpeed's calls, not of ours; torch repeats them at every step.
@@ -83,23 +83,23 @@ class _Asked(dict):
         self.keys_asked.add(key)
         return super().get(key, default)
 
-    def keys(self) -> Any:
-        return self  # for ``key in settings.keys()``
-
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """MftcoderError that lists what DeepSpeed's own parser refuses in resolved ``settings``, or would silently ignore."""
-    # The merge has made the batch sizes consistent, on a number of ranks that need not be here yet.
-    settings = {key: value for key, value in settings.items() if key not in BATCH_KEYS}
+    """MftcoderError that lists what DeepSpeed's parser refuses in resolved ``settings``, or would silently ignore."""
+    # The merge has made the batch sizes consistent; the parser would hold them against the ranks that are here now.
+    batch_sizes = {"train_batch_size", "gradient_accumulation_steps", *ONE_ROW}
+    settings = {key: value for key, value in settings.items() if key not in batch_sizes}
     problems = [problem for section in settings for problem in _refused(section, settings[section])]
-    asked = _Asked({BATCH_KEYS[1]: 1, **settings})
+    asked = _Asked({**ONE_ROW, **settings})
     try:
         _parse(asked)
     except Exception as error:  # assertions, type errors …: whatever the parser stumbles over
         problems = problems or [" ".join(str(error).split())]
     else:
         known = sorted(asked.keys_asked)
-        problems += [f"{key}: unknown key{nearest(key, known) or '. Delete it.'}" for key in settings if key not in known]
+        problems += [
+            f"{key}: unknown key{nearest(key, known) or '. Delete it.'}" for key in settings if key not in known
+        ]
     if problems:
         raise MftcoderError("\n".join(f"deepspeed: {problem}" for problem in problems))
 
@@ -107,7 +107,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _refused(section: str, value: Any) -> Iterator[str]:
     """What is wrong inside one section; DeepSpeed's message would not say in which."""
     try:
-        _parse({BATCH_KEYS[1]: 1, section: value})
+        _parse({**ONE_ROW, section: value})
     except ValidationError as error:
         for details in error.errors():
             place = ".".join(str(part) for part in details["loc"] if part != section)

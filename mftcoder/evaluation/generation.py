@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from mftcoder.config.problems import show
 from mftcoder.data.chat import stop_token_ids
 from mftcoder.data.shards import Shards
 from mftcoder.errors import MftcoderError
@@ -40,10 +41,11 @@ def generate(model: str, prompts: Sequence[str | Conversation], sampling: Sampli
     loaded, tokenizer = load_for_use(model)
     if not tokenizer.chat_template and not all(isinstance(prompt, str) for prompt in prompts):
         raise MftcoderError(f"{model}: has no chat template. Add --raw to continue plain text.")
+    ids = [_ids(tokenizer, prompt) for prompt in prompts]
     torch.manual_seed(sampling.seed)
     return [
-        {"prompt": prompt, "generated": _continued(loaded, tokenizer, _ids(tokenizer, prompt), sampling)}
-        for prompt in prompts
+        {"prompt": prompt, "generated": _continued(loaded, tokenizer, start, sampling)}
+        for prompt, start in zip(prompts, ids, strict=True)
     ]
 
 
@@ -95,8 +97,15 @@ def _held_out(shards: Shards, task: str, count: int) -> Iterator[tuple[Ids, Ids]
 
 def _ids(tokenizer: PreTrainedTokenizerFast, prompt: str | Conversation) -> Ids:
     if isinstance(prompt, str):
-        return np.array(tokenizer(prompt).input_ids)
-    return np.array(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
+        ids = tokenizer(prompt).input_ids
+    else:
+        try:
+            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        except Exception as error:  # a template is a program: it can fail in any way
+            raise MftcoderError(f"the chat template refuses {show(prompt)}: {error}.") from error
+    if not ids:
+        raise MftcoderError(f"the prompt {show(prompt)} holds no token to go on from. Give some text.")
+    return np.array(ids)
 
 
 def _continued(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: Ids, sampling: Sampling) -> str:

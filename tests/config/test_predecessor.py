@@ -173,6 +173,12 @@ def test_null_peft_type_trains_all_parameters(imported):
     assert "lora" not in imported(peft_type=None)[0]["model"]
 
 
+def test_a_constant_schedule_leaves_the_minimal_learning_rate_out_with_a_note(imported):
+    config, notes = imported(lr_scheduler_type="constant_with_warmup")
+    assert "min_learning_rate" not in config["training"]
+    assert any(note.startswith("min_lr: no effect") for note in notes)
+
+
 def test_qlora_becomes_lora_and_the_note_says_what_it_costs(imported):
     config, notes = imported(peft_type="qlora", quantization="4bit")
     assert config["model"]["lora"]["rank"] == 16

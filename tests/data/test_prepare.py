@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -285,3 +286,31 @@ def test_real_records_and_tokenizers_go_through(tmp_path: Path) -> None:
         tokenizer = load_tokenizer(config.model, config.data.chat)
         for id, ids, mask in samples_of(config, "math")[:50]:
             assert tokenizer.decode([t for t, m in zip(ids, mask, strict=True) if m]).endswith(tokenizer.eos_token), id
+
+
+def test_a_column_splits_one_file_into_the_tasks_that_files_of_their_own_would_give(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    tasks = {"a": pairs(30, task="x", language="java"), "b": pairs(20, task="y", language="java")}
+    apart = prepare(make_config(tasks, output="apart"), tell=quiet)
+    mixed = [*pairs(5, task="x"), *itertools.chain(*itertools.zip_longest(tasks["a"], tasks["b"]))]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(record) + "\n" for record in mixed if record))
+
+    def selecting(language: str) -> Config:
+        raw = make_config(tasks, output="together").model_dump()
+        for task, where in zip(
+            raw["data"]["tasks"], ({"task": "x", "language": "java"}, {"task": "y", "language": language}), strict=True
+        ):
+            task |= {"path": str(tmp_path / "mixed.jsonl"), "where": where}
+        return Config.model_validate(raw)
+
+    config = selecting("java")
+    assert prepare(config, tell=quiet).fingerprint == apart.fingerprint
+    tokenizer = load_tokenizer(config.model, config.data.chat)
+    manifest = Manifest.read(shards_path(config))
+    check_matches(manifest, config, tokenizer)
+    other = selecting("rust")
+    with pytest.raises(MftcoderError, match=r'"language": "java".*"language": "rust"'):
+        check_matches(manifest, other, tokenizer)
+    with pytest.raises(MftcoderError, match=r'data.tasks "b": no record has .*"rust"'):
+        prepare(other, tell=quiet)

@@ -10,6 +10,7 @@ import pytest
 import zstandard
 
 from mftcoder.config.schema import Task
+from mftcoder.data.chat import template_messages
 from mftcoder.data.records import RECORD_FORMATS, Conversation, Text, read_records, record_format
 from mftcoder.errors import MftcoderError
 
@@ -102,6 +103,11 @@ def test_a_message_can_be_left_out_of_training_and_carries_its_tool_calls(one: C
     assert read.group == "12"
 
 
+def test_other_keys_of_a_turn_never_replace_its_role_and_content(one: Callable) -> None:
+    turn = {"from": "human", "value": "Q", "role": "assistant", "content": "A"}
+    assert template_messages(one({"conversations": [turn]})) == [{"role": "user", "content": "Q"}]
+
+
 def rounds(*roles: str) -> dict:
     return {"chat_rounds": [{"role": role, "content": "x"} for role in roles]}
 
@@ -119,14 +125,19 @@ def rounds(*roles: str) -> dict:
         (rounds("human", "system"), "chat_rounds[1].role: a system message must come first; found it after user."),
         ({"messages": []}, "messages must be a list of at least one message; found []."),
         ({"messages": ["hi"]}, 'messages[0] must be an object; found "hi".'),
-        ({"messages": [{"role": "user"}]}, "messages[0].content must be a string; found nothing."),
+        ({"messages": [{"role": "user"}]}, "messages[0].content must be a string, or a list of"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 'found [{"type": "text"}].'),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 'found [{"type": "image"}].'),
         ({"messages": [{"role": "user", "content": "x", "train": 1}]}, "train must be true or false; found 1."),
-        ({"conversations": [{"from": "human", "value": 3}]}, "conversations[0].value must be a string; found 3."),
-        ({"messages": [{"role": "user", "content": "x"}], "tools": "["}, "tools is not valid JSON"),
+        ({"conversations": [{"from": "human", "value": 3}]}, "conversations[0].value must be a string, or a list"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": "["}, "tools: not valid JSON"),
         ({"prompt": "x", "answer": "y", "response": "z"}, "found prompt/answer and prompt/response. Keep one of them."),
         ({"prompt": "x", "answer": 3}, "answer must be a string; found 3."),
         ({"text": "x", "group": 1.5}, "group must be a string or an integer; found 1.5."),
         ({"code": "x"}, 'alpaca, prompt_completion, pairs, text; found keys ["code"].'),
+        ({"text": "a \ud83d"}, 'a.jsonl:1: holds a lone surrogate, "\\ud83d": half of a character'),
+        ({"text": "x", "meta": [{"\udc00": 1}]}, "a.jsonl:1: holds a lone surrogate"),
+        ({"messages": [{"role": "user", "content": "x"}], "tools": '["\\ud83d"]'}, "tools: holds a lone surrogate"),
         ([1], "a record must be a JSON object; found list."),
     ],
 )  # fmt: skip
@@ -135,6 +146,31 @@ def test_errors_name_the_line_what_is_expected_and_what_was_found(one: Callable,
         one(record)
     assert message in str(caught.value)
     assert "a.jsonl:1" in str(caught.value)
+
+
+def test_a_pair_of_surrogates_is_a_character(one: Callable) -> None:
+    assert one({"text": "\ud83d\ude00"}) == Text("😀")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "x", "meta": ' + "[" * 200 + "]" * 200 + "}", "nested more than 100 deep"),
+        ('{"text": "x", "meta": ' + '{"a":' * 9999 + "1" + "}" * 10000, "nested more than 100 deep"),
+        ('{"text": "x", "meta": ' + "9" * 5000 + "}", "not valid JSON: Exceeds the limit"),
+        (r'{"text": "\ud83d"}', "holds a lone surrogate"),
+    ],
+)
+def test_a_line_that_python_stumbles_over_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' + line + "\n")
+    with pytest.raises(MftcoderError, match=rf"a\.jsonl:2: .*{message}"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_an_element_of_an_array_that_holds_half_a_character_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(r'[{"text": "x"}, {"text": "\ud83d"}]')
+    with pytest.raises(MftcoderError, match=r"a\.json\[1\]: holds a lone surrogate"):
+        read(tmp_path / "a.json")
 
 
 def test_broken_json_names_its_line(tmp_path: Path) -> None:
@@ -164,6 +200,7 @@ def test_every_packaging_gives_the_same_records(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_bytes(array)
     (tmp_path / "f.json.gz").write_bytes(gzip.compress(array))
     (tmp_path / "g.json").write_bytes(lines)
+    (tmp_path / "i.json.zst").write_bytes(zstandard.compress(lines))
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "h.parquet")
     expected = [Text(record["text"], record["group"]) for record in records]
     for file in tmp_path.iterdir():
@@ -203,3 +240,10 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes | 
     with pytest.raises(MftcoderError, match=message) as caught:
         read(tmp_path / name)
     assert name in str(caught.value)
+
+
+def test_a_parquet_file_with_a_date_beyond_pythons_is_named(tmp_path: Path) -> None:
+    column = pa.array([2**60], pa.timestamp("ms"))
+    pq.write_table(pa.table({"text": ["x"], "made": column}), tmp_path / "a.parquet")
+    with pytest.raises(MftcoderError, match=r"a\.parquet: cannot be read"):
+        read(tmp_path / "a.parquet")

@@ -4,7 +4,6 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tiny import tiny_llama, tiny_tokenizer
 
@@ -71,3 +70,28 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
             text = (folder / name / "metrics.jsonl").read_text()
             found[name] = [json.loads(line) for line in text.splitlines()]
     return found
+
+
+def of_task(lines: list[dict], kind: str, name: str, task: str) -> dict[int, float]:
+    """Step -> a number of ``task`` in the lines of ``kind``."""
+    return {line["step"]: line[name][task] for line in lines if line["kind"] == kind}
+
+
+def test_a_task_that_overfits_loses_weight_while_it_does(lines):
+    losses = of_task(lines["coba"], "probe", "losses", "noise")
+    weights = of_task(lines["coba"], "probe", "weights", "noise")
+    best = min(losses, key=losses.__getitem__)
+    overfitting = range(best, best + 50, 5)
+    assert best < NUM_STEPS / 2
+    assert losses[overfitting[-1]] > 1.05 * losses[best]
+    assert max(weights[step] for step in overfitting) < 1 / len(TASKS)
+    assert min(weights[step] for step in overfitting) < 0.5 / len(TASKS)
+
+
+def test_balancing_does_no_harm_on_the_whole(lines):
+    """The losses here are of samples that no probe holds; under uniform weights the overfitting shows in them."""
+    noise = list(of_task(lines["uniform"], "validation", "losses", "noise").values())
+    assert noise[-1] > 1.1 * min(noise)
+    final = {name: [line for line in of if line["kind"] == "validation"][-1] for name, of in lines.items()}
+    assert final["coba"]["mean_ratio"] <= final["uniform"]["mean_ratio"]
+    assert final["coba"]["losses"]["noise"] < noise[-1]
