@@ -214,7 +214,7 @@ class GradNorm(Section):
 class Probe(Section):
     """The fixed validation rows that a weighting watches (shared by all validation-based weightings)."""
 
-    every_steps: PositiveInt = Field(10, description="Optimizer steps between two looks.")
+    every_steps: PositiveInt = Field(20, description="Optimizer steps between two looks.")
     tokens: PositiveInt | None = Field(
         None, description="Size of the probe; default 0.15 x every_steps x tokens per step, or all there are."
     )
@@ -230,10 +230,10 @@ class CoBa(Section):
         "step; `released`: as the code that MFTCoder released.",
     )
     window_steps: Annotated[int, Field(gt=1)] | None = Field(
-        None, description="N: steps over which slopes are fitted; default 50, `paper` 2M, `released` 200."
+        None, description="N: steps over which slopes are fitted; default 100, `paper` 2M, `released` 200."
     )
     warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="W: uniform weights before this step; default 20, `paper` M, `released` 100."
+        None, description="W: uniform weights before this step; default 40, `paper` M, `released` 100."
     )
     temperature: Annotated[float, Field(gt=0)] = Field(5.0, description="tau of the divergence factor.")
     divergence_factor: Literal["running", "common"] | None = Field(
@@ -283,7 +283,7 @@ class Multiplicative(Section):
 
 
 # preset -> window_steps, warmup_steps; those of "paper" are counted in global mini-batches of the probe
-COBA_STEPS = {"efficient": (50, 20), "paper": (2, 1), "released": (200, 100)}
+COBA_STEPS = {"efficient": (100, 40), "paper": (2, 1), "released": (200, 100)}
 
 Reduction = Annotated[
     TokenReduction | SampleReduction | FocalSampleReduction | FocalTaskReduction, Field(discriminator="type")

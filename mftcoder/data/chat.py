@@ -69,8 +69,9 @@ def load_tokenizer(model: Model, chat: TemplateChat | MarkersChat) -> PreTrained
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PretrainedConfig) -> None:
-    """MftcoderError if the tokenizer can give an id for which the model has no embedding."""
-    highest, size = max(tokenizer.get_vocab().values()), model.get_text_config().vocab_size
+    """MftcoderError if the tokenizer can give an id, other than padding, for which the model has no embedding."""
+    padding, size = tokenizer.pad_token_id, model.get_text_config().vocab_size
+    highest = max(number for number in tokenizer.get_vocab().values() if number != padding)
     if highest >= size:
         raise MftcoderError(
             f"model.path: the tokenizer's token {json.dumps(tokenizer.convert_ids_to_tokens(highest))} has the id "

@@ -42,7 +42,7 @@ class CausalAdapter:
         return backbone
 
     def run_backbone(self, model: PreTrainedModel, batch: Batch, *, with_routers: bool) -> tuple[Tensor, Any]:
-        """[B, T, H], the last hidden states with segments isolated from each other; and the routers' logits, if asked."""
+        """[B, T, H], the last hidden states segments isolated from each other; and the routers' logits, if asked."""
         ids, positions = batch.input_ids, batch.position_ids
         if "flash" in (model.config._attn_implementation or ""):
             # FlashAttention reads segment borders off the positions for one row only, so all rows become one.

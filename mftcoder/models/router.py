@@ -1,7 +1,7 @@
 """The load-balancing loss of mixture-of-experts models (Switch Transformer, Fedus et al., 2022, Eq. 4-6).
 
-It is of a micro-batch as a whole and does not add up over micro-batches as NLL does, so it alone depends on how a step is
-cut. Each micro-batch counts by its share of the step's tokens.
+It is of a micro-batch as a whole and does not add up over micro-batches as NLL does, so it alone depends on how a step
+is cut. Each micro-batch counts by its share of the step's tokens.
 """
 
 from dataclasses import dataclass

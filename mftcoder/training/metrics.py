@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,13 @@ class Window:
             setattr(self, key, np.array(value) if isinstance(value, list) else value)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on (as after `| head`): no reason to end the training, which is what rich would do."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Metrics:
     """Writes on rank 0; on other ranks every method returns at once."""
 
@@ -70,7 +78,7 @@ class Metrics:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step)
-        self._console = Console()
+        self._console = _Console()
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         if self._console.is_terminal:
             self._live.start()
@@ -79,10 +87,7 @@ class Metrics:
         """A line for the user."""
         if not self._enabled:
             return
-        try:
-            self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-        except BrokenPipeError:  # nobody reads on; that is no reason to stop training
-            self._console = Console(quiet=True)
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """One line of metrics.jsonl; vectors [K] become objects by task, with null for what is not finite."""

@@ -67,8 +67,6 @@ def first_rows(tasks: Sequence[Rows], tokens: float) -> RowNumbers:
 
 def mini_batches(tasks: Sequence[Rows], rows_each: int) -> list[RowNumbers]:
     """All rows in mini-batches of about ``rows_each``, every task spread over them as evenly as its rows allow."""
-    number = max(1, round(sum(len(rows) for rows in tasks) / rows_each))
-    return [
-        [(task, row) for task, rows in enumerate(tasks) for row in range(first, len(rows), number)]
-        for first in range(number)
-    ]
+    rows = [(task, row) for task, its_rows in enumerate(tasks) for row in range(len(its_rows))]
+    number = max(1, round(len(rows) / rows_each))
+    return [rows[first::number] for first in range(number)]

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PretrainedConfig
 
 from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config
-from mftcoder.data.chat import load_tokenizer
+from mftcoder.data.chat import check_vocabulary, load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
-from mftcoder.data.manifest import check_matches
+from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.mixture import Mixture
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
@@ -70,10 +71,9 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     """A run that is ready for ``train_loop``: at its start, or where ``checkpoint`` left it. The shards exist."""
     training, output_dir = config.training, Path(config.output_dir)
     shards = Shards.open(shards_path(config))
-    group.on_main(lambda: check_matches(shards.manifest, config, load_tokenizer(config.model, config.data.chat)))
     model_config = load_config(config.model)
-    check_length(config, maximum_length(model_config))
     settings = resolve(config, world_size=group.size, hidden_size=model_config.get_text_config().hidden_size)
+    group.on_main(lambda: _check(config, shards, model_config, settings))
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
     total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
     agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group.size)
@@ -121,6 +121,22 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     if group.is_main:
         describe(run, shards.manifest, parameters, settings)
     return run
+
+
+def _check(config: Config, shards: Shards, model_config: PretrainedConfig, settings: dict[str, Any]) -> None:
+    """MftcoderError if shards, model and settings do not go together."""
+    from mftcoder.engine.deepspeed import check_settings
+
+    tokenizer = load_tokenizer(config.model, config.data.chat)
+    check_matches(shards.manifest, config, tokenizer)
+    check_vocabulary(tokenizer, model_config)
+    check_length(config, maximum_length(model_config))
+    check_settings(settings)
+    if changed := changed_sources(shards.manifest, config):
+        print(
+            f"data.shards: {shards.folder} was made before the sources changed: {', '.join(changed)}. "
+            "To train on them as they are now: mftcoder tokenize --overwrite"
+        )
 
 
 def _load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple[Engine, tuple[int, int]]:

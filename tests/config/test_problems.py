@@ -159,7 +159,7 @@ def test_settings_that_contradict_each_other_are_an_error(minimal, overrides, pl
     [
         ['loss.weighting={"type":"given","weights":{"a":0,"b":3}}'],
         ['loss.weighting={"type":"coba","floor":0.49}'],
-        ['loss.weighting={"type":"coba","window_steps":11}'],
+        ['loss.weighting={"type":"coba","window_steps":21}'],
         ['loss.weighting={"type":"coba","preset":"paper"}'],
         ['loss.weighting={"type":"coba","preset":"released","window_steps":100}'],
         ['loss.weighting={"type":"famo"}', "data.validation_fraction=0"],

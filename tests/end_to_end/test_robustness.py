@@ -8,7 +8,7 @@ import time
 
 import pytest
 from end_to_end_project import ENVIRONMENT, MFTCODER, command, succeed
-from test_resume import losses_logged
+from test_resume import last_checkpoint, losses_logged
 from tiny import tiny_llama, tiny_tokenizer
 
 pytestmark = pytest.mark.engine
@@ -150,3 +150,33 @@ def test_tied_embeddings_survive_training_and_export(tmp_path, write_config):
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     changed = model.get_input_embeddings().weight - tiny_llama().get_input_embeddings().weight
     assert changed.abs().max() > 1e-4
+
+
+def test_a_reader_that_has_seen_enough_does_not_end_the_training(write_config, tmp_path):
+    config = write_config("run", training__max_steps=8, logging__logging_steps=1)
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
+    line = " ".join([*MFTCODER, "train", str(config)])
+    subprocess.run(f"{line} | head -n 2", shell=True, check=True, capture_output=True, env=environment)
+    assert last_checkpoint(tmp_path / "run").name == "step-000008"
+
+
+def test_training_on_shards_that_are_older_than_the_sources_says_so(write_config, tmp_path):
+    (tmp_path / "task.jsonl").write_text('{"text": "one two three"}\n{"text": "four five six"}\n')
+    tasks = [{"name": "task", "path": str(tmp_path / "task.jsonl")}]
+    changes = {"data__tasks": tasks, "data__shards": str(tmp_path / "shards"), "training__max_steps": 1}
+    config = write_config("run", loss={}, **changes)
+    succeed("tokenize", config)
+    with (tmp_path / "task.jsonl").open("a") as file:
+        file.write('{"text": "seven eight nine"}\n')
+    assert "before the sources changed" in succeed("train", config)
+
+
+def test_unknown_keys_of_deepspeed_and_tokens_without_an_embedding_are_refused_before_training(write_config, tmp_path):
+    done = command("train", write_config("run", deepspeed={"zero_optimization": {"stage": 2, "foo": 1}}))
+    assert done.returncode == 2
+    assert "zero_optimization.foo" in done.stderr
+    tiny_llama(vocab_size=200).save_pretrained(tmp_path / "small")
+    tiny_tokenizer().save_pretrained(tmp_path / "small")
+    done = command("train", write_config("again", model__path=str(tmp_path / "small")))
+    assert done.returncode == 2
+    assert "embeds only ids below 200" in done.stderr
