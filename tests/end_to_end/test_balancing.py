@@ -12,7 +12,7 @@ from test_resume import assert_equal_bitwise, last_checkpoint, losses_logged
 from mftcoder.config.load import load
 from mftcoder.training.run import train
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("one_process_group")]
 
 PROBE = {"every_steps": 1, "tokens": 200}
 WEIGHTINGS: dict[str, dict[str, Any]] = {
@@ -34,15 +34,6 @@ WEIGHTINGS: dict[str, dict[str, Any]] = {
 }
 REDUCTIONS = ("token", "sample", "focal_sample", "focal_task")
 MOVING = set(WEIGHTINGS) - {"uniform", "proportional", "given"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_process_group():
-    """All runs of this file share it: DeepSpeed cannot join a second one in a process."""
-    from mftcoder.engine.deepspeed import process_group
-
-    with process_group():
-        yield
 
 
 PROPORTIONAL, WEIGHTED = {"type": "proportional"}, {"type": "weighted", "share": 0.7}

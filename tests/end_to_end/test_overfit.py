@@ -28,47 +28,44 @@ def write_tasks(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
+def lines(tmp_path_factory: pytest.TempPathFactory, one_process_group: None) -> dict[str, list[dict]]:
     """Weighting -> the lines of metrics.jsonl."""
     folder = tmp_path_factory.mktemp("overfit")
     tiny_llama(hidden_size=64, intermediate_size=128).save_pretrained(folder / "base")
     tiny_tokenizer().save_pretrained(folder / "base")
     write_tasks(folder)
-    from mftcoder.engine.deepspeed import process_group
-
     found = {}
     coba = {"type": "coba", "window_steps": 40, "warmup_steps": 20, "probe": {"every_steps": 5, "tokens": 3000}}
-    with process_group():
-        for weighting in ({"type": "uniform"}, coba):
-            name = weighting["type"]
-            config = parse(
-                {
-                    "output_dir": str(folder / name),
-                    "model": {"path": str(folder / "base"), "dtype": "float32"},
-                    "data": {
-                        "shards": str(folder / "shards"),
-                        "sequence_length": 128,
-                        "validation_fraction": 0.3,
-                        "tasks": [{"name": task, "path": str(folder / f"{task}.jsonl")} for task in TASKS],
-                    },
-                    "loss": {"weighting": weighting},
-                    "training": {
-                        "per_device_train_batch_size": 8,
-                        "per_device_eval_batch_size": 32,
-                        "learning_rate": 3e-3,
-                        "max_steps": NUM_STEPS,
-                        "eval_strategy": "steps",
-                        "eval_steps": 20,
-                        "save_strategy": "epoch",
-                        "save_best": False,
-                    },
-                    "logging": {"logging_steps": 20, "report_to": []},
-                }
-            )
-            prepare(config, tell=print)
-            train(config)
-            text = (folder / name / "metrics.jsonl").read_text()
-            found[name] = [json.loads(line) for line in text.splitlines()]
+    for weighting in ({"type": "uniform"}, coba):
+        name = weighting["type"]
+        config = parse(
+            {
+                "output_dir": str(folder / name),
+                "model": {"path": str(folder / "base"), "dtype": "float32"},
+                "data": {
+                    "shards": str(folder / "shards"),
+                    "sequence_length": 128,
+                    "validation_fraction": 0.3,
+                    "tasks": [{"name": task, "path": str(folder / f"{task}.jsonl")} for task in TASKS],
+                },
+                "loss": {"weighting": weighting},
+                "training": {
+                    "per_device_train_batch_size": 8,
+                    "per_device_eval_batch_size": 32,
+                    "learning_rate": 3e-3,
+                    "max_steps": NUM_STEPS,
+                    "eval_strategy": "steps",
+                    "eval_steps": 20,
+                    "save_strategy": "epoch",
+                    "save_best": False,
+                },
+                "logging": {"logging_steps": 20, "report_to": []},
+            }
+        )
+        prepare(config, tell=print)
+        train(config)
+        text = (folder / name / "metrics.jsonl").read_text()
+        found[name] = [json.loads(line) for line in text.splitlines()]
     return found
 
 
