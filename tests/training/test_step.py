@@ -231,6 +231,18 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing(bad, name):
     )
 
 
+def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too():
+    class Infinite(LocalEngine):
+        def __call__(self, batch, coefficients=None):
+            nll, *losses = super().__call__(batch, coefficients)
+            return nll + float("inf"), *losses
+
+    trained = Infinite(TokenNLL(tiny_llama().double(), CausalAdapter()), Training(max_grad_norm=0.0))
+    before = [p.detach().clone() for p in trained.model.parameters()]
+    assert run_step(trained, cut([8]))[0].info.skipped
+    assert all(torch.equal(a, b) for a, b in zip(before, trained.model.parameters(), strict=True))
+
+
 def test_evaluation_is_the_mean_per_task_and_leaves_dropout_on_for_training():
     trained = engine()
     model = tiny_llama().double()
