@@ -307,8 +307,8 @@ def _prompts(arguments: Namespace) -> list[Any]:
     if arguments.raw:
         raise MftcoderError("--raw continues plain text; --messages holds conversations. Give one of them.")
     from mftcoder.data.chat import template_messages
+    from mftcoder.data.reading import read_file
     from mftcoder.data.records import parse_messages
-    from mftcoder.data.sources import read_file
 
     return [template_messages(parse_messages(record, where)) for where, record in read_file(arguments.messages)]
 

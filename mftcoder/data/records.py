@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mftcoder.config.schema import Task
-from mftcoder.data.sources import check_values, parse_json, read_file, source_files
+from mftcoder.data.reading import check_values, parse_json, read_file
+from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 
 Record = Mapping[str, Any]

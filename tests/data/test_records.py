@@ -230,7 +230,7 @@ def test_folders_and_globs_are_read_in_sorted_order_and_entries_in_theirs(tmp_pa
         ("a.json", b"[]", "no record found"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9999)[:-20], "cannot be read"),
         ("a.jsonl.zst", b"not zstandard", "cannot be read"),
-        ("a.jsonl", b'{"text": "\xff"}', "cannot be read"),
+        ("a.jsonl", b'{"text": "\xff"}', "is not UTF-8"),
         ("a.parquet", b"PAR1", "cannot be read"),
     ],
 )
