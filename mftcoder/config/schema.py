@@ -117,8 +117,11 @@ class Data(Section):
     validation_fraction: Fraction = Field(
         0.05, description="Share of each task's samples, or of the groups that its records name, that is held out."
     )
-    over_long: Literal["truncate", "drop"] = Field(
-        "truncate", description="What happens to a conversation longer than a row; plain text is split into rows."
+    over_long: Literal["truncate", "drop", "split"] = Field(
+        "truncate",
+        description="What happens to a conversation longer than a row: `truncate` takes whole exchanges off its end, "
+        "`drop` drops it, `split` makes several samples of it, each with the system prompt. Plain text is split into "
+        "rows.",
     )
     chat: Annotated[TemplateChat | MarkersChat, Field(discriminator="type")] = TemplateChat()
     sampling: Annotated[ProportionalSampling | WeightedSampling, Field(discriminator="type")] = ProportionalSampling()

@@ -22,18 +22,12 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFas
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mftcoder.config.schema import MarkersChat, Model, TemplateChat
+from mftcoder.data.fitting import Encoded
 from mftcoder.data.records import Conversation, Message, Text
 from mftcoder.errors import MftcoderError
 
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _OWN_TEMPLATE = 'Give a template in data.chat.file, or role markers with data.chat.type "markers".'
-
-
-class Encoded(NamedTuple):
-    """A sample of L tokens."""
-
-    input_ids: NDArray[np.int32]  # [L]
-    supervised: NDArray[np.bool_]  # [L]; never true of token 0, which nothing predicts
 
 
 class Span(NamedTuple):
@@ -133,7 +127,7 @@ def _encode_texts(samples: list[Text], tokenizer: PreTrainedTokenizerFast) -> li
     encoded = []
     for encoding in tokenizer.backend_tokenizer.encode_batch([sample.text for sample in samples]):
         ids = encoding.ids if encoding.ids[-1:] == [eos] else [*encoding.ids, eos]
-        encoded.append(Encoded(np.array(ids, np.int32), np.arange(len(ids)) > 0))
+        encoded.append(Encoded(np.array(ids, np.int32), np.arange(len(ids)) > 0, np.zeros(0, np.int32)))
     return encoded
 
 
@@ -152,7 +146,7 @@ def _encode_conversations(samples: list[Conversation], tokenizer: PreTrainedToke
             supervised |= (starts >= start) & (starts < end)
         supervised[:1] = False
         _check_mask(sample, text, spans, ids, supervised, end_tokens)
-        encoded.append(Encoded(ids, supervised))
+        encoded.append(Encoded(ids, supervised, np.array([-1, len(ids)], np.int32)))
     return encoded
 
 

@@ -9,21 +9,21 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from mftcoder.data.chat import Encoded, encode
+from mftcoder.config.schema import Task
+from mftcoder.data.chat import encode
+from mftcoder.data.fitting import Encoded
 from mftcoder.data.holdout import group_hash
 from mftcoder.data.records import Conversation, Text
 from mftcoder.data.shards import Samples
 from mftcoder.errors import RunError
 
-OVER_LONG = "longer than a row"
 NOTHING_SUPERVISED = "no supervised token"
-NOTHING_LEFT = "no supervised token left after truncation"
 _RECORDS_PER_CHUNK = 512
 _CHARACTERS_PER_CHUNK = 4_000_000
 
@@ -31,68 +31,33 @@ Record = Conversation | Text
 
 
 class EncodedRecords(NamedTuple):
-    """The N samples made from some records, and what happened on the way."""
+    """The N samples made from some records of a task, and what happened on the way."""
 
-    samples: Samples  # ids count all samples, dropped ones too, so that they name a sample's place in the input
+    samples: Samples  # of any length; ids count all records, also those dropped, so they name a sample's place in them
     groups: NDArray[np.uint64]  # [N] hashes; equal for samples that must stay in one split
     named: NDArray[np.bool_]  # [N] whether the record itself named its group
-    counts: Counter[str]  # records, samples (with dropped ones), texts_split, truncated, truncated_tokens
+    counts: Counter[str]  # records
     dropped: Counter[str]  # reason -> samples
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes records and fits them into rows."""
+    """Encodes the records of tasks."""
 
     tokenizer: PreTrainedTokenizerFast
-    sequence_length: int
-    over_long: Literal["truncate", "drop"]
     seed: int  # of the groups' hashes
 
-    def __call__(self, records: list[Record]) -> EncodedRecords:
-        """The samples of ``records``; raises what ``chat.encode`` raises."""
-        counts: Counter[str] = Counter(records=len(records))
-        dropped: Counter[str] = Counter()
-        kept: list[Encoded] = []
-        ids: list[int] = []
-        groups: list[int] = []
-        named: list[bool] = []
-        for record, encoded in zip(records, encode(records, self.tokenizer), strict=True):
-            for sample in self._fitted(record, encoded, counts):
-                reason = self._fault(record, encoded, sample)
-                if reason:
-                    dropped[reason] += 1
-                else:
-                    kept.append(sample)
-                    ids.append(counts["samples"])
-                    groups.append(group_hash(_group(record), self.seed))
-                    named.append(record.group is not None)
-                counts["samples"] += 1
-        hashes, are_named = np.array(groups, np.uint64), np.array(named, np.bool_)
-        return EncodedRecords(_flat(kept, ids), hashes, are_named, counts, dropped)
-
-    def _fitted(self, record: Record, encoded: Encoded, counts: Counter[str]) -> list[Encoded]:
-        """``encoded`` cut to the length of a row: texts into pieces, conversations at the end unless to be dropped."""
-        length, limit = len(encoded.input_ids), self.sequence_length
-        if length <= limit:
-            return [encoded]
-        if isinstance(record, Text):
-            counts["texts_split"] += 1
-            pieces = [encoded.input_ids[start : start + limit] for start in range(0, length, limit)]
-            return [Encoded(piece, np.arange(len(piece)) > 0) for piece in pieces]
-        if self.over_long == "drop":
-            return [encoded]
-        counts["truncated"] += 1
-        counts["truncated_tokens"] += length - limit
-        return [Encoded(encoded.input_ids[:limit], encoded.supervised[:limit])]
-
-    def _fault(self, record: Record, encoded: Encoded, sample: Encoded) -> str | None:
-        """Why ``sample``, made from ``encoded``, cannot be trained on."""
-        if len(sample.input_ids) > self.sequence_length:
-            return OVER_LONG
-        if sample.supervised.any():
-            return None
-        return NOTHING_LEFT if isinstance(record, Conversation) and encoded.supervised.any() else NOTHING_SUPERVISED
+    def __call__(self, records: list[Record], task: Task) -> EncodedRecords:
+        """The samples of ``records`` of ``task``, of any length; raises what ``chat.encode`` raises."""
+        encoded = encode(records, self.tokenizer)
+        kept = [index for index, sample in enumerate(encoded) if sample.supervised.any()]
+        return EncodedRecords(
+            _flat([encoded[index] for index in kept], kept),
+            np.array([group_hash(_group(records[index]), self.seed) for index in kept], np.uint64),
+            np.array([records[index].group is not None for index in kept], np.bool_),
+            Counter(records=len(records)),
+            Counter({NOTHING_SUPERVISED: len(records) - len(kept)}) if len(kept) < len(records) else Counter(),
+        )
 
 
 def _group(record: Record) -> str:
@@ -111,6 +76,8 @@ def _flat(kept: list[Encoded], ids: list[int]) -> Samples:
         np.concatenate([np.zeros(0, np.bool_), *(sample.supervised for sample in kept)]),
         np.array([len(sample.input_ids) for sample in kept], np.int32),
         np.array(ids, np.int64),
+        np.concatenate([np.zeros(0, np.int32), *(sample.borders for sample in kept)]),
+        np.array([len(sample.borders) for sample in kept], np.int32),
     )
 
 
@@ -122,7 +89,7 @@ def joined(chunks: Iterable[EncodedRecords]) -> EncodedRecords:
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     for chunk in chunks:
-        parts.append(chunk.samples._replace(ids=chunk.samples.ids + counts["samples"]))
+        parts.append(chunk.samples._replace(ids=chunk.samples.ids + counts["records"]))
         groups.append(chunk.groups)
         named.append(chunk.named)
         counts += chunk.counts
@@ -136,20 +103,23 @@ def joined(chunks: Iterable[EncodedRecords]) -> EncodedRecords:
     )
 
 
+EncodeAll = Callable[[Iterable[Record], Task], Iterator[EncodedRecords]]
+
+
 @contextmanager
-def encoding(encoder: Encoder, num_workers: int) -> Iterator[Callable[[Iterable[Record]], Iterator[EncodedRecords]]]:
-    """A function that encodes records chunk by chunk, in order, in ``num_workers`` processes (1: in this one)."""
+def encoding(encoder: Encoder, num_workers: int) -> Iterator[EncodeAll]:
+    """A function that encodes a task's records chunk by chunk, in order, in ``num_workers`` processes (1: this one)."""
     if num_workers == 1:
-        yield lambda records: map(encoder, _chunks(records))
+        yield lambda records, task: (encoder(chunk, task) for chunk in _chunks(records))
         return
     # Not fork: the tokenizer's threads, once started, would leave a forked child waiting for ever.
     with ProcessPoolExecutor(num_workers, get_context("spawn"), _start_worker, (encoder,)) as pool:
 
-        def encode_in_pool(records: Iterable[Record]) -> Iterator[EncodedRecords]:
+        def encode_in_pool(records: Iterable[Record], task: Task) -> Iterator[EncodedRecords]:
             pending: deque[Future[EncodedRecords]] = deque()
             try:
                 for chunk in _chunks(records):
-                    pending.append(pool.submit(_encode_in_worker, chunk))
+                    pending.append(pool.submit(_encode_in_worker, chunk, task))
                     if len(pending) > 2 * num_workers:
                         yield pending.popleft().result()
                 while pending:
@@ -169,8 +139,8 @@ def _start_worker(encoder: Encoder) -> None:
     _worker_encoder = encoder
 
 
-def _encode_in_worker(records: list[Record]) -> EncodedRecords:
-    return _worker_encoder(records)
+def _encode_in_worker(records: list[Record], task: Task) -> EncodedRecords:
+    return _worker_encoder(records, task)
 
 
 def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -38,7 +38,7 @@ class Settings(Section):
 
     sequence_length: int  # tokens
     packing: Literal["pack", "pad", "pad_to_max"]
-    over_long: Literal["truncate", "drop"]
+    over_long: Literal["truncate", "drop", "split"]
     validation_fraction: float
     seed: int
 
@@ -121,10 +121,10 @@ class TaskCounts(Section):
 
     name: str
     records: int
-    samples: int  # made from the records: more when long texts were split, including those dropped
-    texts_split: int  # longer than a row, and therefore several samples
-    truncated: int  # conversations longer than a row, cut at its end
-    truncated_tokens: int  # what was cut off them
+    samples: int  # made from the records: more when long ones were split, including those dropped
+    split: int  # longer than a row, and therefore several samples
+    truncated: int  # longer than a row, and therefore in part left out
+    lost_tokens: int  # what was left out of them
     dropped: dict[str, int]  # reason -> samples
     shared_probe: bool  # probe and validation are the same samples, as there are too few for two parts
     splits: dict[str, SplitCounts]  # train, and when anything was held out probe and validation

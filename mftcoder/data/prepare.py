@@ -15,6 +15,7 @@ from rich.table import Table
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.encoding import EncodedRecords, Encoder, encoding, joined
+from mftcoder.data.fitting import cut, fit_all
 from mftcoder.data.holdout import SPLITS, hold_out
 from mftcoder.data.manifest import (
     MANIFEST,
@@ -56,13 +57,13 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         return Manifest.read(folder)
     aside = _empty_folder_beside(folder, "partial")
     settings = inputs.settings
-    encoder = Encoder(tokenizer, settings.sequence_length, settings.over_long, settings.seed)
+    encoder = Encoder(tokenizer, settings.seed)
     tasks = []
     with encoding(encoder, num_workers or _workers_for(inputs)) as encode_all:
         for task, source in zip(config.data.tasks, inputs.tasks, strict=True):
             detected = " (detected)" if task.format == "auto" else ""
             tell(f'task "{task.name}": files: {len(source.files)}, record format: {source.format}{detected}')
-            encoded = joined(_with_news(encode_all(read_records(task)), task.name, tell))
+            encoded = joined(_with_news(encode_all(read_records(task), task), task.name, tell))
             tasks.append(_write_task(aside, task.name, settings, encoded))
     manifest = Manifest.of(inputs, tasks)
     write_manifest(aside, manifest)
@@ -123,13 +124,17 @@ def _with_news(chunks: Iterable[EncodedRecords], task: str, tell: Tell) -> Itera
 
 
 def _write_task(folder: Path, task: str, settings: Settings, encoded: EncodedRecords) -> TaskCounts:
-    samples, counts, dropped = encoded.samples, encoded.counts, dict(sorted(encoded.dropped.items()))
-    if not len(samples.lengths):
+    pieces, counts, over_long = fit_all(encoded.samples, settings.sequence_length, settings.over_long)
+    dropped = dict(sorted((encoded.dropped + over_long).items()))
+    num_records = encoded.counts["records"]
+    if not len(pieces.sample):
         reasons = "; ".join(f"{number} with {reason}" for reason, number in dropped.items())
         raise MftcoderError(
             f'task "{task}": no supervised token is left to train on: all samples were dropped ({reasons}).'
         )
-    held = hold_out(encoded.groups, encoded.named, settings.validation_fraction)
+    samples = cut(encoded.samples, pieces)
+    groups, named = encoded.groups[pieces.sample], encoded.named[pieces.sample]
+    held = hold_out(groups, named, settings.validation_fraction)
     starts = np.cumsum(samples.lengths, dtype=np.int64) - samples.lengths
     supervised_tokens = np.add.reduceat(samples.supervised, starts, dtype=np.int64)
     splits = {}
@@ -150,11 +155,11 @@ def _write_task(folder: Path, task: str, settings: Settings, encoded: EncodedRec
         )
     return TaskCounts(
         name=task,
-        records=counts["records"],
-        samples=counts["samples"],
-        texts_split=counts["texts_split"],
+        records=num_records,
+        samples=num_records + len(pieces.sample) - len(np.unique(pieces.sample)),
+        split=counts["split"],
         truncated=counts["truncated"],
-        truncated_tokens=counts["truncated_tokens"],
+        lost_tokens=counts["lost_tokens"],
         dropped=dropped,
         shared_probe=held.shared_probe,
         splits=splits,
@@ -185,9 +190,9 @@ def notes(task: TaskCounts, settings: Settings) -> list[str]:
     """What happened to a task's records that its owner should know, a phrase each."""
     found = [f"{number:,} samples dropped: {reason}" for reason, number in task.dropped.items()]
     if task.truncated:
-        found.append(f"{task.truncated:,} conversations truncated to a row: {task.truncated_tokens:,} tokens cut off")
-    if task.texts_split:
-        found.append(f"{task.texts_split:,} texts longer than a row were split")
+        found.append(f"{task.truncated:,} samples truncated to a row: {task.lost_tokens:,} tokens left out")
+    if task.split:
+        found.append(f"{task.split:,} samples longer than a row were split")
     if task.shared_probe:
         found.append("too small for two parts: probe and validation are the same samples")
     if "validation" not in task.splits:

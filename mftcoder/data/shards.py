@@ -40,6 +40,8 @@ class Samples(NamedTuple):
     supervised: NDArray[np.bool_]  # [all tokens]
     lengths: NDArray[np.int32]  # [N] tokens
     ids: NDArray[np.int64]  # [N] number of each sample in reading order
+    borders: NDArray[np.int32]  # [all borders] where a sample may be cut, as in fitting.Encoded
+    num_borders: NDArray[np.int32]  # [N]
 
 
 class Row(NamedTuple):

@@ -36,7 +36,7 @@ def as_dicts(sample: Conversation) -> list[dict]:
 
 
 def supervised_text(sample: Conversation | Text, tokenizer: PreTrainedTokenizerFast) -> str:
-    ids, supervised = encode([sample], tokenizer)[0]
+    ids, supervised, _ = encode([sample], tokenizer)[0]
     return tokenizer.decode(ids[supervised])
 
 
@@ -49,7 +49,7 @@ def test_ids_are_those_of_apply_chat_template(kind: str, template: str | None, r
     tokenizer = request.getfixturevalue(kind)
     tokenizer.chat_template = template or tokenizer.chat_template
     encoded = encode(CONVERSATIONS[:3], tokenizer)
-    for sample, (ids, supervised) in zip(CONVERSATIONS, encoded, strict=False):
+    for sample, (ids, supervised, _) in zip(CONVERSATIONS, encoded, strict=False):
         assert ids.tolist() == tokenizer.apply_chat_template(as_dicts(sample), return_dict=False)
         assert supervised.any()
         assert not supervised.all()
@@ -68,7 +68,7 @@ def test_masks_are_those_of_a_template_with_generation_marks(byte_level) -> None
     samples = CONVERSATIONS[:3]
     found = encode(samples, byte_level)
     byte_level.chat_template = CHATML_MARKED
-    for sample, (_, supervised), (_, marked) in zip(samples, found, encode(samples, byte_level), strict=True):
+    for sample, (_, supervised, _), (_, marked, _) in zip(samples, found, encode(samples, byte_level), strict=True):
         by_transformers = byte_level.apply_chat_template(as_dicts(sample), return_assistant_tokens_mask=True)
         assert supervised.tolist() == [bool(bit) for bit in by_transformers["assistant_masks"]]
         assert supervised.tolist() == marked.tolist()
@@ -77,7 +77,7 @@ def test_masks_are_those_of_a_template_with_generation_marks(byte_level) -> None
 def test_llama_answers_start_after_the_instruction_and_end_with_eos(llama) -> None:
     sample = conversation("hello", "hello there", "two", "three", system="you")
     assert supervised_text(sample, llama) == "hello there </s> three </s>"
-    ids, _ = encode([sample], llama)[0]
+    ids, _, _ = encode([sample], llama)[0]
     assert llama.decode(ids).count("<s>") == 2  # one per exchange, none doubled
 
 
@@ -152,7 +152,7 @@ def test_an_end_token_that_swallows_the_newline_is_supervised(kind: str, request
 def test_the_first_token_is_never_supervised(byte_level) -> None:
     byte_level.chat_template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
     answer_first = Conversation((Message("assistant", "hello hello", True),))
-    ids, supervised = encode([answer_first], byte_level)[0]
+    ids, supervised, _ = encode([answer_first], byte_level)[0]
     assert supervised.tolist() == [False] + [True] * (len(ids) - 1)
 
 

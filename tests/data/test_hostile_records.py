@@ -62,7 +62,7 @@ def encoders() -> list[Encoder]:
     for template in (CHATML, WITH_TOOLS):
         tokenizer = tiny_tokenizer()
         tokenizer.chat_template = template
-        made.append(Encoder(tokenizer, 32, "truncate", seed=0))
+        made.append(Encoder(tokenizer, seed=0))
     return made
 
 
@@ -76,7 +76,8 @@ def test_any_record_becomes_samples_or_an_error_that_names_its_line(
     file.write_text(json.dumps(record) + "\n")
     for encoder in encoders:
         try:
-            encoded = encoder(list(read_records(Task(name="t", path=str(file), format=format))))
+            task = Task(name="t", path=str(file), format=format)
+            encoded = encoder(list(read_records(task)), task)
             outcome = f"{file}:1" if encoded.counts["records"] == 1 else "a record was lost"
         except MftcoderError as error:
             outcome = str(error)

@@ -126,7 +126,7 @@ def test_over_long_conversations_are_cut_or_dropped_and_counted(make_config: Cal
     cut = make_config({"a": records}, output="cut", sequence_length=64)
     counts = prepare(cut, tell=quiet).task("a")
     lengths = [len(rendered(cut, record)) for record in records]
-    assert (counts.truncated, counts.truncated_tokens) == (2, lengths[0] + lengths[1] - 128)
+    assert (counts.truncated, counts.lost_tokens) == (1, lengths[0] - 64)
     assert counts.dropped == {"no supervised token left after truncation": 1}
     found = {id: ids for id, ids, _ in samples_of(cut, "a")}
     assert set(found) == set(range(12)) - {1}
@@ -143,14 +143,15 @@ def test_long_texts_become_pieces_of_one_split(make_config: Callable[..., Config
     counts = prepare(config, tell=quiet).task("a")
     tokenizer = load_tokenizer(config.model, config.data.chat)
     expected = [[*tokenizer(record["text"]).input_ids, tokenizer.eos_token_id] for record in texts]
-    assert counts.texts_split == sum(len(ids) > 32 for ids in expected)
-    assert counts.samples == sum(-(-len(ids) // 32) for ids in expected)
+    pieces = [len(ids) // 32 + (len(ids) % 32 > 1) for ids in expected]  # nothing predicts a piece of one token
+    assert counts.split == sum(number > 1 for number in pieces)
+    assert counts.samples == sum(pieces)
     found = sorted(samples_of(config, "a"))
     assert all(not mask[0] and all(mask[1:]) for _, _, mask in found)
-    assert counts.dropped.get("no supervised token", 0) == sum(len(ids) % 32 == 1 for ids in expected)
+    assert counts.lost_tokens == sum(len(ids) % 32 == 1 for ids in expected)
     kept = [token for ids in expected for token in (ids[:-1] if len(ids) % 32 == 1 else ids)]
     assert [token for _, ids, _ in found for token in ids] == kept
-    first_pieces = np.cumsum([0] + [-(-len(ids) // 32) for ids in expected])
+    first_pieces = np.cumsum([0, *pieces])
     split_of = {id: split for split in SPLITS for id, _, _ in samples_of(config, "a", (split,))}
     for first, last in itertools.pairwise(first_pieces):
         assert len({split_of[id] for id in range(first, last) if id in split_of}) == 1
