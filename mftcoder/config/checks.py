@@ -9,7 +9,15 @@ from mftcoder.config.schema import COBA_STEPS, CoBa, Config, Given, Probe, Train
 
 def contradictions(config: Config) -> list[str]:
     """Every contradiction in ``config``, as ``key: problem`` lines."""
-    return [*_tasks(config), *_schedule(config), *_early_stopping(config), *_loss(config)]
+    return [*_model(config), *_tasks(config), *_schedule(config), *_early_stopping(config), *_loss(config)]
+
+
+def _model(config: Config) -> Iterator[str]:
+    if config.model.quantization and config.model.lora is None:
+        yield (
+            "model.quantization: quantized weights cannot be trained, and model.lora is null. "
+            'Add adapters, e.g. "lora": {}, or delete it.'
+        )
 
 
 def _tasks(config: Config) -> Iterator[str]:

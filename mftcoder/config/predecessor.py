@@ -217,12 +217,15 @@ def _model(old: Values, new: Values, notes: Notes) -> None:
         notes |= {key: f"model.lora.{name}." for key, name in keys.items() if key in old}
         notes["peft_type"] = "model.lora."
         if old["peft_type"] == "qlora":
-            notes["peft_type"] += (
-                " The base model stays in bfloat16, unquantized: it takes about four times the memory."
-            )
+            new["model"]["quantization"] = {"type": "nf4"}
+            notes["peft_type"] = "model.lora, and model.quantization: nf4, double quantization."
         notes.setdefault("target_modules", "model.lora.target_modules: all linear layers.")
         if "quantization" in old:
-            notes["quantization"] = "no effect: the base model is not quantized."
+            notes["quantization"] = (
+                f"model.quantization: nf4, where it was {show(old['quantization'])}."
+                if old["peft_type"] == "qlora"
+                else "no effect with peft_type lora: the base model is not quantized."
+            )
     flash = old["attn_implementation"] == "flash_attention_2"
     new["model"]["attention"] = "auto" if flash else old["attn_implementation"]
     notes["attn_implementation"] = "model.attention" + (

@@ -32,6 +32,16 @@ class Lora(Section):
     )
 
 
+class Quantization(Section):
+    """The frozen base model in 4 bits (QLoRA; Dettmers et al., NeurIPS 2023) through bitsandbytes.
+
+    Linear layers but the head are quantized while loading; they compute in ``model.dtype``.
+    """
+
+    type: Literal["nf4"] = "nf4"
+    double_quantization: bool = Field(True, description="Quantize the scales too: 4.13 bits per weight, not 4.5.")
+
+
 class Model(Section):
     """The base model and how it is adapted."""
 
@@ -46,6 +56,9 @@ class Model(Section):
         None, description="Weight of the load-balancing loss of mixture-of-experts models; default: the model's own."
     )
     lora: Lora | None = Field(None, description="Train adapters instead of all parameters.")
+    quantization: Quantization | None = Field(
+        None, description="Hold the base model in 4 bits; only adapters can be trained on it."
+    )
     trust_remote_code: bool = Field(False, description="Allow code from the model's folder to run. Leave it off.")
 
 

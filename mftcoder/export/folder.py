@@ -19,14 +19,15 @@ def export(run: Path, to: Path, *, checkpoint: str = "best", merge: bool = True)
         run: output_dir of a run, or one of its checkpoints.
         to: the folder; it appears whole or not at all.
         checkpoint: "best", "last" or "step-N".
-        merge: fold LoRA adapters into the weights; otherwise write the adapter alone, for peft.
+        merge: fold LoRA adapters into the weights, dequantized if they were in 4 bits; otherwise write the adapter
+            alone, for peft.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise MftcoderError(f"--to: {to} is not empty. Name a new folder, or delete it.")
     config, found = open_run(run, checkpoint)
     if not merge and config.model.lora is None:
         raise MftcoderError(f"--adapter: {run} trained all parameters, so there is no adapter. Leave the option out.")
-    model = load_trained(config, found)
+    model = load_trained(config, found, dequantize=merge)
     tokenizer = load_tokenizer(config.model, config.data.chat)
     if config.model.lora is not None and merge:
         model = model.merge_and_unload(safe_merge=True)

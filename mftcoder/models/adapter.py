@@ -11,6 +11,7 @@ from mftcoder.data.batch import Batch
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
 from mftcoder.models.gain import GainWatch
+from mftcoder.models.quantization import whole_size
 from mftcoder.models.router import RouterLoss
 
 
@@ -112,8 +113,8 @@ class TokenNLL(nn.Module):
 
 
 def num_parameters(model: nn.Module) -> tuple[int, int]:
-    """(all, trainable) parameters; ones that ZeRO-3 has partitioned count whole."""
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    """(all, trainable) parameters; ones that ZeRO-3 has partitioned or that are packed in 4 bits count whole."""
+    sizes = [(whole_size(p), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trainable in sizes if trainable)
 
 

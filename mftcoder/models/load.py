@@ -11,6 +11,7 @@ from transformers.utils import logging
 from mftcoder.config.schema import Lora, Model
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.quantization import load_settings, prepare_quantized
 
 
 def load_config(settings: Model) -> PretrainedConfig:
@@ -37,8 +38,9 @@ def attention_backend(requested: str) -> str | None:
 
 
 def load_causal(settings: Model) -> PreTrainedModel:
-    """The base model in its training precision, from safetensors only."""
+    """The base model in its training precision, from safetensors only; quantized if the settings say so."""
     load_config(settings)
+    dtype, quantization = getattr(torch, settings.dtype), settings.quantization
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
@@ -46,13 +48,16 @@ def load_causal(settings: Model) -> PreTrainedModel:
             settings.path,
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
-            dtype=getattr(torch, settings.dtype),
+            dtype=dtype,
+            quantization_config=load_settings(quantization, dtype) if quantization else None,
             attn_implementation=attention_backend(settings.attention),
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError) as error:
         raise MftcoderError(f'model.path: cannot load "{settings.path}": {error}') from error
     model.config.use_cache = False
+    if quantization:
+        prepare_quantized(model)
     return model
 
 
@@ -78,7 +83,9 @@ def load_token_nll(settings: Model, *, activation_checkpointing: bool, seed: int
     """The model to train. New weights (adapters) depend on ``seed`` alone, so all ranks get the same."""
     causal = load_causal(settings)
     if activation_checkpointing:
-        causal.gradient_checkpointing_enable({"use_reentrant": False})
+        # Older releases of transformers 5 know the second name only.
+        enable = getattr(causal, "activation_checkpointing_enable", None) or causal.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     torch.manual_seed(seed)
     model = causal if settings.lora is None else add_lora(causal, settings.lora)
     return TokenNLL(model, CausalAdapter(), settings.router_loss_coefficient)

@@ -9,6 +9,7 @@ from mftcoder import __version__
 from mftcoder.config.deepspeed import zero_stage
 from mftcoder.data.manifest import Manifest
 from mftcoder.data.prepare import notes as notes_of
+from mftcoder.models.quantization import num_quantized
 from mftcoder.training.checkpoint import write_json
 from mftcoder.training.state import Run
 from mftcoder.versions import versions
@@ -25,6 +26,8 @@ def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings
         f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; "
         f"attention {run.engine.model.causal.config._attn_implementation}"
     )
+    if quantization := run.config.model.quantization:
+        run.metrics.tell(f"{num_quantized(run.engine.model):,} parameters are held in {quantization.type}")
     for note in notes:
         run.metrics.tell(note)
     if run.probe:

@@ -26,6 +26,7 @@ from mftcoder.losses.weighting import Vector, build
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.check import check_model
 from mftcoder.models.load import load_config, load_token_nll, maximum_length
+from mftcoder.models.quantization import check_unquantized
 from mftcoder.training.checkpoint import Checkpoint, verify_files
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.loop import train_loop
@@ -82,7 +83,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         verify_files(checkpoint, group)
     group.on_main(lambda: cut(output_dir, checkpoint.step if checkpoint else -1))
 
-    engine, parameters = _load_engine(config, settings, group)
+    engine, parameters = load_engine(config, settings, group)
     probe = _probe(config, shards, schedule.rows_per_step, group)
     weighting = build(config.loss.weighting, tasks, num_mini_batches=len(probe.mini_batches) if probe else 1)
     if "gradient_norm" in weighting.observes:
@@ -130,6 +131,7 @@ def _check(config: Config, shards: Shards, model_config: PretrainedConfig, setti
     tokenizer = load_tokenizer(config.model, config.data.chat)
     check_matches(shards.manifest, config, tokenizer)
     check_vocabulary(tokenizer, model_config)
+    check_unquantized(model_config, config.model.path)
     check_length(config, maximum_length(model_config))
     check_settings(settings)
     if changed := changed_sources(shards.manifest, config):
@@ -139,7 +141,7 @@ def _check(config: Config, shards: Shards, model_config: PretrainedConfig, setti
         )
 
 
-def _load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple[Engine, tuple[int, int]]:
+def load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple[Engine, tuple[int, int]]:
     """The engine around the base model, once that is proved to be understood; and its (all, trainable) parameters."""
     from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading
 

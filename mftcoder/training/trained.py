@@ -29,12 +29,20 @@ def open_run(folder: Path, which: str = "best") -> tuple[Config, Checkpoint]:
     return load(folder / "config.json"), find_checkpoint(folder, which)
 
 
-def load_trained(config: Config, checkpoint: Checkpoint) -> PreTrainedModel:
-    """The base model with the checkpoint's weights, on the CPU: a PeftModel if adapters were trained."""
+def load_trained(config: Config, checkpoint: Checkpoint, *, dequantize: bool = False) -> PreTrainedModel:
+    """The base model with the checkpoint's weights: a PeftModel if adapters were trained.
+
+    Args:
+        config: of the run.
+        checkpoint: of the run.
+        dequantize: give a base model that was quantized for training as the same values in ``model.dtype``.
+    """
     from mftcoder.engine.deepspeed import consolidated_weights
 
     verify_files(checkpoint, Group())
     causal = load_causal(config.model)
+    if config.model.quantization and dequantize:
+        causal = causal.dequantize()
     model = causal if config.model.lora is None else add_lora(causal, config.model.lora)
     put_weights(model, consolidated_weights(checkpoint.path), checkpoint.path)
     return model

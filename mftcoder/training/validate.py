@@ -13,6 +13,7 @@ from mftcoder.data.shards import Shards
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 from mftcoder.models.load import load_config, maximum_length
+from mftcoder.models.quantization import check_unquantized
 from mftcoder.training.run import check_length, make_schedule
 
 
@@ -38,6 +39,7 @@ def validate(config: Config, world_size: int = 1) -> list[Check]:
 
 def _model(config: Config, world_size: int) -> str:
     model = load_config(config.model)
+    check_unquantized(model, config.model.path)
     longest = maximum_length(model)
     check_length(config, longest)
     return f"{model.model_type}, made for {f'up to {longest:,}' if longest else 'any number of'} tokens"

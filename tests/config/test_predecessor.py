@@ -179,10 +179,12 @@ def test_a_constant_schedule_leaves_the_minimal_learning_rate_out_with_a_note(im
     assert any(note.startswith("min_lr: no effect") for note in notes)
 
 
-def test_qlora_becomes_lora_and_the_note_says_what_it_costs(imported):
-    config, notes = imported(peft_type="qlora", quantization="4bit")
+@pytest.mark.parametrize(("peft_type", "quantized"), [("qlora", {"type": "nf4"}), ("lora", None)])
+def test_only_qlora_is_quantized_and_notes_say_so(imported, peft_type, quantized):
+    config, notes = imported(peft_type=peft_type, quantization="4bit")
     assert config["model"]["lora"]["rank"] == 16
-    assert any(note.startswith("peft_type:") and "unquantized" in note for note in notes)
+    assert config["model"].get("quantization") == quantized
+    assert any(note.startswith("quantization: no effect") for note in notes) == (quantized is None)
 
 
 def test_tasks_of_one_name_are_numbered(imported):
