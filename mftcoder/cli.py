@@ -68,10 +68,13 @@ def construct(arguments: Namespace) -> int:
 def tokenize(arguments: Namespace) -> int:
     """Task files into packed shards."""
     config = _config(arguments)
+    from mftcoder.data.mixture import epoch_note, make_mixture
     from mftcoder.data.prepare import prepare, table
 
     manifest = prepare(config, tell=_tell, overwrite=arguments.overwrite)
     _show(arguments, manifest.model_dump(mode="json"), table(manifest))
+    rows, sampling = {task.name: task.splits["train"].rows for task in manifest.tasks}, config.data.sampling
+    _tell(epoch_note(sampling, rows, make_mixture(sampling, rows, config.seed)))
     return 0
 
 

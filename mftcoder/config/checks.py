@@ -4,12 +4,19 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mftcoder.config.problems import show
-from mftcoder.config.schema import COBA_STEPS, CoBa, Config, Given, Probe, Training
+from mftcoder.config.schema import COBA_STEPS, CoBa, Config, Given, GivenSampling, Probe, Training
 
 
 def contradictions(config: Config) -> list[str]:
     """Every contradiction in ``config``, as ``key: problem`` lines."""
-    return [*_model(config), *_tasks(config), *_schedule(config), *_early_stopping(config), *_loss(config)]
+    return [
+        *_model(config),
+        *_tasks(config),
+        *_sampling(config),
+        *_schedule(config),
+        *_early_stopping(config),
+        *_loss(config),
+    ]
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -81,6 +88,15 @@ def _early_stopping(config: Config) -> Iterator[str]:
         )
 
 
+def _sampling(config: Config) -> Iterator[str]:
+    sampling, names = config.data.sampling, [task.name for task in config.data.tasks]
+    if isinstance(sampling, GivenSampling):
+        if unknown := [name for name in sampling.shares if name not in names]:
+            yield f"data.sampling.shares: {show(unknown)} are no tasks; data.tasks has {show(names)}."
+        if missing := [name for name in names if name not in sampling.shares]:
+            yield f"data.sampling.shares: {show(missing)} have none. Give every task of data.tasks a share."
+
+
 def _loss(config: Config) -> Iterator[str]:
     weighting, names = config.loss.weighting, [task.name for task in config.data.tasks]
     for section, key in (
@@ -115,8 +131,8 @@ def _loss(config: Config) -> Iterator[str]:
         )
     if config.data.sampling.type == "weighted" and config.loss.denominator == "epoch":
         yield (
-            'loss.denominator: "epoch" counts on every task giving its own share of rows, but data.sampling is '
-            '"weighted". Choose "step", or "proportional" sampling.'
+            'loss.denominator: "epoch" counts on every task giving the same share of rows all along, but data.sampling '
+            'is "weighted". Choose "step", or another sampling.'
         )
     if isinstance(weighting, CoBa):
         yield from _coba(weighting)

@@ -99,6 +99,40 @@ class ProportionalSampling(Section):
     type: Literal["proportional"] = "proportional"
 
 
+MaxPasses = Annotated[
+    Annotated[float, Field(ge=1)] | None,
+    Field(
+        description="At most so often does an epoch hold a row of a task; what this takes from small tasks the others "
+        "get, in proportion to their shares. Default: no limit."
+    ),
+]
+
+
+class TemperatureSampling(Section):
+    """Tasks give rows in proportion to (their number of rows)^(1 / temperature)."""
+
+    type: Literal["temperature"]
+    temperature: Annotated[float, Field(ge=1)] = Field(description="1: proportional; the larger, the more equal.")
+    max_passes: MaxPasses = None
+
+
+class GivenSampling(Section):
+    """Tasks give rows in fixed proportions."""
+
+    type: Literal["given"]
+    shares: dict[str, PositiveFloat] = Field(
+        description="Task name to share of the rows; all tasks. Need not sum to 1."
+    )
+    max_passes: MaxPasses = None
+
+
+class EqualSampling(Section):
+    """All tasks give equally many rows; with max_passes this is UniMax (Chung et al., 2023)."""
+
+    type: Literal["equal"]
+    max_passes: MaxPasses = None
+
+
 class WeightedSampling(Section):
     """Tasks that weigh more give more rows: in proportion to rows^(1 - share) x weight^share."""
 
@@ -106,6 +140,12 @@ class WeightedSampling(Section):
     share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="s: 0 samples by the number of rows, 1 by the weights alone. The loss counts a task as before."
     )
+
+
+Sampling = Annotated[
+    ProportionalSampling | TemperatureSampling | GivenSampling | EqualSampling | WeightedSampling,
+    Field(discriminator="type"),
+]
 
 
 class Task(Section):
@@ -137,7 +177,7 @@ class Data(Section):
         "rows.",
     )
     chat: Annotated[TemplateChat | MarkersChat, Field(discriminator="type")] = TemplateChat()
-    sampling: Annotated[ProportionalSampling | WeightedSampling, Field(discriminator="type")] = ProportionalSampling()
+    sampling: Sampling = ProportionalSampling()
     tasks: list[Task] = Field(min_length=1, description="The tasks, in order.")
 
 
@@ -356,7 +396,9 @@ class Training(Section):
     warmup_steps: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Linear warm-up: a number of steps, or below 1 a fraction of all steps."
     )
-    num_train_epochs: Annotated[float, Field(gt=0)] = Field(3.0, description="Passes over the data.")
+    num_train_epochs: Annotated[float, Field(gt=0)] = Field(
+        3.0, description="An epoch has as many rows as there are; which ones, data.sampling decides."
+    )
     max_steps: Annotated[int, Field(ge=-1)] = Field(-1, description="If > 0, this many steps whatever the epochs.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="On matrices; never on biases and gains.")
     adam_beta1: Fraction = Field(0.9, description="AdamW.")

@@ -96,6 +96,15 @@ PLOTS = (
         percent=True,
     ),
     Plot(
+        "progress",
+        "Passes over the data",
+        "How often each task's rows have been trained on. A small task far above the others is being repeated: "
+        "look whether its validation loss turns up, and see data.sampling.",
+        "passes",
+        "train",
+        "passes",
+    ),
+    Plot(
         "weighting",
         "Task weights",
         "How much each task's loss counts; the weights of a step sum to 1, and a task "

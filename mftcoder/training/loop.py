@@ -73,8 +73,11 @@ def take_step(run: Run, batches: list[Batch]) -> None:
     )
     observe_more(run, batches, result, seed)
     run.step += 1
+    run.rows_seen += result.rows
     seconds, last = time.perf_counter() - run.step_began, run.step == run.total_steps
-    run.metrics.step(result, step=run.step, epoch=run.epoch, learning_rate=rate, seconds=seconds, last=last)
+    run.metrics.step(
+        result, step=run.step, epoch=run.epoch, passes=run.passes, learning_rate=rate, seconds=seconds, last=last
+    )
     run.nonfinite = run.nonfinite + 1 if result.info.skipped else 0
     if result.info.skipped:
         report_skipped(run, result)

@@ -105,11 +105,20 @@ class Metrics:
                         self._events.add_scalar(f"{kind}/{name}/{suffix}".rstrip("/"), number, step)
 
     def step(
-        self, result: StepResult, *, step: int, epoch: float, learning_rate: float, seconds: float, last: bool
+        self,
+        result: StepResult,
+        *,
+        step: int,
+        epoch: float,
+        passes: Vector,
+        learning_rate: float,
+        seconds: float,
+        last: bool,
     ) -> None:
         """Note an optimizer step; every ``logging_steps`` and on the ``last`` one, write the window's line.
 
-        ``seconds`` are the step's own: with waiting for its data, without validation and saving.
+        ``passes`` [K] are how often each task's rows were seen so far. ``seconds`` are the step's own: with waiting for
+        its data, without validation and saving.
         """
         self.window.add(result, seconds)
         self._steps_here += 1
@@ -122,6 +131,7 @@ class Metrics:
             "train",
             step,
             epoch=epoch,
+            passes=passes,
             loss=window.loss / taken,
             losses=losses,
             router_loss=window.router_loss / taken,

@@ -8,6 +8,7 @@ import torch
 from mftcoder import __version__
 from mftcoder.config.deepspeed import zero_stage
 from mftcoder.data.manifest import Manifest
+from mftcoder.data.mixture import epoch_note
 from mftcoder.data.prepare import notes as notes_of
 from mftcoder.models.quantization import num_quantized
 from mftcoder.training.checkpoint import write_json
@@ -28,7 +29,7 @@ def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings
     )
     if quantization := run.config.model.quantization:
         run.metrics.tell(f"{num_quantized(run.engine.model):,} parameters are held in {quantization.type}")
-    for note in notes:
+    for note in [epoch_note(run.config.data.sampling, run.tasks, run.schedule.mixture), *notes]:
         run.metrics.tell(note)
     if run.probe:
         sizes = [len(rows) for rows in run.probe.mini_batches]

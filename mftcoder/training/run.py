@@ -14,7 +14,7 @@ from mftcoder.config.schema import Config
 from mftcoder.data.chat import check_vocabulary, load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.manifest import changed_sources, check_matches
-from mftcoder.data.mixture import Mixture
+from mftcoder.data.mixture import make_mixture
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
 from mftcoder.distributed import Group
@@ -113,7 +113,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         probe=probe,
         validation=_validation(config, shards, group),
         total_steps=total_steps,
-        expected_units=expected_units(shards, reduction.unit, schedule.steps_per_epoch) if by_epoch else None,
+        expected_units=expected_units(shards, reduction.unit, schedule) if by_epoch else None,
         identity=agreed,
     )
     if checkpoint:
@@ -169,10 +169,10 @@ def check_length(config: Config, longest: int | None) -> None:
 
 def make_schedule(config: Config, shards: Shards, world_size: int) -> Schedule:
     """Which rows make up which step, on ``world_size`` ranks."""
-    rows = tuple(len(shards.rows(task, "train")) for task in shards.tasks)
+    rows = {task.name: task.splits["train"].rows for task in shards.manifest.tasks}
     training = config.training
     per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size
-    return Schedule(Mixture(rows, config.seed), per_step)
+    return Schedule(make_mixture(config.data.sampling, rows, config.seed), per_step)
 
 
 def _steps(epochs: float, schedule: Schedule) -> int:
@@ -206,13 +206,13 @@ def _probe(config: Config, shards: Shards, rows_per_step: int, group: Group) -> 
 
 def _sampling(config: Config, schedule: Schedule) -> WeightedSampling | None:
     settings, mixture = config.data.sampling, schedule.mixture
-    if settings.type == "proportional":
+    if settings.type != "weighted":
         return None
     return WeightedSampling(mixture.rows_per_task, schedule.rows_per_step, settings.share, config.seed)
 
 
-def expected_units(shards: Shards, unit: Unit, steps_per_epoch: int) -> Vector:
-    """[K]: the units of a mean step."""
+def expected_units(shards: Shards, unit: Unit, schedule: Schedule) -> Vector:
+    """[K]: the units of a mean step, however often its epochs hold a task's rows."""
     train = [shards.manifest.task(name).splits["train"] for name in shards.tasks]
-    units = [part.supervised_tokens if unit == "token" else part.samples for part in train]
-    return np.array(units, np.float64) / steps_per_epoch
+    units = np.array([part.supervised_tokens if unit == "token" else part.samples for part in train], np.float64)
+    return units * schedule.mixture.passes_per_epoch / schedule.steps_per_epoch

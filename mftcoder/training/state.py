@@ -1,7 +1,7 @@
 """A training run as one value, and its way into a checkpoint and out of it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from mftcoder.training.sampling import WeightedSampling
 
 @dataclass
 class Run:
-    """Everything a training run consists of. Only ``step``, ``nonfinite`` and the parts with a state_dict change."""
+    """Everything a training run consists of. Only the counts at its end and the parts with a state_dict change."""
 
     config: Config
     tasks: TaskSet
@@ -44,7 +44,11 @@ class Run:
     identity: dict  # what a checkpoint must agree on to be resumed
     step: int = 0  # optimizer steps done
     nonfinite: int = 0  # skipped steps in a row
+    rows_seen: Vector = field(init=False)  # [K], of each task
     step_began: float = 0.0  # seconds on time.perf_counter
+
+    def __post_init__(self) -> None:
+        self.rows_seen = np.zeros(len(self.tasks))
 
     def rows(self, step: int) -> RowNumbers:
         """The rows of ``step``, without tasks that overfit; with them rather than none at all."""
@@ -68,6 +72,11 @@ class Run:
     def epoch(self) -> float:
         return self.step / self.schedule.steps_per_epoch
 
+    @property
+    def passes(self) -> Vector:
+        """[K]: how often each task's rows were trained on so far, on average."""
+        return self.rows_seen / np.array(self.schedule.mixture.rows_per_task)
+
 
 def save(run: Run) -> None:
     """Write a checkpoint of the state after ``run.step`` steps."""
@@ -75,6 +84,7 @@ def save(run: Run) -> None:
     state = {
         **run.identity,
         "step": run.step,
+        "rows_seen": run.rows_seen.tolist(),
         "epoch": run.epoch,
         "best_step": run.early_stopping.best_step,
         "reduction": run.reduction.state_dict(),
@@ -92,7 +102,7 @@ def save(run: Run) -> None:
 
 def restore(run: Run, state: dict) -> None:
     """Take back what ``save`` wrote, but for the engine's part."""
-    run.step, run.nonfinite = state["step"], state["nonfinite"]
+    run.step, run.nonfinite, run.rows_seen = state["step"], state["nonfinite"], np.array(state["rows_seen"])
     run.reduction.load_state_dict(state["reduction"])
     run.weighting.load_state_dict(state["weighting"])
     if run.guard:

@@ -20,6 +20,7 @@ class StepResult:
 
     totals: Vector  # [K] nats: T_i · l_i over all ranks and micro-batches
     units: Vector  # [K], T_i
+    rows: Vector  # [K], trained on
     weights: Vector  # [K]: how much each task's l_i counted; with the denominator "epoch" in proportion to its units
     tokens: int  # without padding
     supervised_tokens: int
@@ -56,9 +57,9 @@ def train_step(
     has any then counts as present); None: ``"denominator": "step"``.
     """
     assert batches, "every rank takes part in every step"
-    counts = torch.cat([count_units(batches, num_tasks, reduction.unit), _count_tokens(batches)])
-    counted = group.sum(counts).cpu().numpy()
-    units, (tokens, supervised) = counted[:num_tasks], counted[num_tasks:]
+    counts = [count_units(batches, num_tasks, reduction.unit), _count_rows(batches, num_tasks), _count_tokens(batches)]
+    counted = group.sum(torch.cat(counts)).cpu().numpy()
+    units, rows, (tokens, supervised) = np.split(counted, [num_tasks, 2 * num_tasks])
     denominators = units if expected_units is None else expected_units
     weights = weighting.weights(step, denominators)
     per_unit = np.divide(weights, denominators, out=np.zeros(num_tasks), where=denominators > 0)
@@ -80,7 +81,14 @@ def train_step(
     info = engine.step(learning_rate)
     summed = seen.cpu().numpy()
     result = StepResult(
-        reduction.totals(summed, units), units, per_unit * units, int(tokens), int(supervised), routers.item(), info
+        reduction.totals(summed, units),
+        units,
+        rows,
+        per_unit * units,
+        int(tokens),
+        int(supervised),
+        routers.item(),
+        info,
     )
     if not info.skipped:
         reduction.observe(summed, units)
@@ -134,6 +142,12 @@ def measure(
         seen += torch.cat([reduction.sums(nll, batch, num_tasks), units[None]])
     *sums, units = group.sum(seen).cpu().numpy()
     return TaskLosses.of(reduction.totals(np.stack(sums), units), units)
+
+
+def _count_rows(batches: Sequence[Batch], num_tasks: int) -> Tensor:
+    """[K] float64."""
+    tasks = torch.cat([batch.task_ids[(batch.segment_ids > 0).any(dim=1)] for batch in batches])
+    return torch.bincount(tasks, minlength=num_tasks).double()
 
 
 def _count_tokens(batches: Sequence[Batch]) -> Tensor:

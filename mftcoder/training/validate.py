@@ -7,6 +7,7 @@ from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import check_vocabulary, encode, load_tokenizer
 from mftcoder.data.manifest import changed_sources, check_matches
+from mftcoder.data.mixture import epoch_note
 from mftcoder.data.prepare import shards_path
 from mftcoder.data.records import read_records, record_format
 from mftcoder.data.shards import Shards
@@ -93,6 +94,7 @@ def _shards(config: Config, world_size: int) -> str:
     check_matches(shards.manifest, config, load_tokenizer(config.model, config.data.chat))
     schedule = make_schedule(config, shards, world_size)
     found = f"{folder}: {len(schedule.mixture):,} rows, {schedule.steps_per_epoch:,} steps per epoch"
+    found += f"\n{epoch_note(config.data.sampling, shards.tasks, schedule.mixture)}"
     if changed := changed_sources(shards.manifest, config):
         found += f"\nthe files of {', '.join(changed)} have changed; mftcoder tokenize --overwrite takes them in"
     return found

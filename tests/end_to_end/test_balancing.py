@@ -37,13 +37,18 @@ MOVING = set(WEIGHTINGS) - {"uniform", "proportional", "given"}
 
 
 PROPORTIONAL, WEIGHTED = {"type": "proportional"}, {"type": "weighted", "share": 0.7}
+EQUAL = {"type": "equal", "max_passes": 6.0}
 
 
 @pytest.mark.parametrize(
     ("weighting", "reduction", "denominator", "sampling"),
     [(name, "token", "step", PROPORTIONAL) for name in WEIGHTINGS]
     + [("famo", reduction, "step", PROPORTIONAL) for reduction in REDUCTIONS[1:]]
-    + [("coba", "focal_task", "epoch", PROPORTIONAL), ("coba", "token", "step", WEIGHTED)],
+    + [
+        ("coba", "focal_task", "epoch", PROPORTIONAL),
+        ("coba", "token", "step", WEIGHTED),
+        ("coba", "token", "epoch", EQUAL),
+    ],
 )
 def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, sampling, write_config, tmp_path):
     path = write_config(
@@ -77,9 +82,20 @@ def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, sampli
     trained = [line for line in lines if line["kind"] == "train"]
     assert len(trained) == 8
     assert not any(line["skipped"] for line in trained)
+    last, run = trained[-1]["passes"], json.loads((tmp_path / "run" / "run.json").read_text())
+    rows = {task: counts["rows"] for task, counts in run["data"]["tasks"].items()}
+    assert sum(last[task] * rows[task] for task in rows) == pytest.approx(rows_dealt(8, sum(rows.values())))
+    if sampling == EQUAL:
+        assert last["few"] > 3 * last["add"]
     if weighting in MOVING:  # not merely uniform all along
         both = [line["weights"] for line in trained if line["losses"]["add"] and line["losses"]["multiply"]]
         assert len({round(w["add"] / w["multiply"], 9) for w in both}) > 1
+
+
+def rows_dealt(steps: int, rows_per_epoch: int) -> int:
+    """By steps of four rows, of which the last of an epoch has what is left."""
+    epochs, more = divmod(steps, -(-rows_per_epoch // 4))
+    return epochs * rows_per_epoch + min(more * 4, rows_per_epoch)
 
 
 def read(file: Path) -> Any:

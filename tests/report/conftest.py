@@ -89,6 +89,7 @@ def _metrics(steps: int, learning_rate: float, rng: np.random.Generator) -> list
                     "losses": by_task(losses),
                     "weights": by_task(weights),
                     "units": by_task(seen),
+                    "passes": by_task(step * 4 / steps * np.array([1.0, 1.0, 1.0, 2.5])),
                     "tokens": 40_000,
                     "supervised_tokens": 12_000,
                     "learning_rate": learning_rate * min(1, step / 10) * (1 + math.cos(math.pi * step / steps)) / 2,

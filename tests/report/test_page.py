@@ -92,6 +92,7 @@ def poison(value):
             "mean_ratio",
             "weights",
             "units",
+            "passes",
             "tokens",
             "slopes",
             "rcs",
