@@ -247,17 +247,22 @@ def _too_long(where: str, remedy: str) -> MftcoderError:
 def _parquet_rows(part: Part) -> Iterator[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
-    with part.path.open("rb") as stream, ParquetFile(stream) as file:
+    with part.path.open("rb") as stream, ParquetFile(stream, page_checksum_verification=True) as file:
         groups = range(part.start, file.num_row_groups if part.stop is None else part.stop)
         for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups):
-            yield from batch.to_pylist()
+            yield from _rows(batch)
 
 
 def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for batch in pa.ipc.open_stream(stream):
             for start in range(0, len(batch), _ROWS_PER_BATCH):
-                yield from batch.slice(start, _ROWS_PER_BATCH).to_pylist()
+                yield from _rows(batch.slice(start, _ROWS_PER_BATCH))
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    batch.validate(full=True)  # what is damaged would else end the process
+    return batch.to_pylist()
 
 
 @contextmanager
@@ -282,5 +287,5 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns what can go wrong in a file into an error that names it."""
     try:
         yield
-    except (OSError, EOFError, ValueError, OverflowError, pa.ArrowException) as error:
-        raise MftcoderError(f"{path}: cannot be read: {error}. Restore the file.") from error
+    except (OSError, EOFError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
+        raise MftcoderError(f"{path}: cannot be read: {error or 'out of memory'}. Restore the file.") from error
