@@ -4,12 +4,13 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import pyarrow as pa
 
+from mftcoder.data.location import failures
 from mftcoder.errors import MftcoderError
 
 LONGEST_RECORD = 64 * 2**20  # bytes: what one line, or one element of an array, may take in memory
@@ -282,10 +283,8 @@ def _skip_byte_order_mark(stream: io.BufferedReader, path: Path) -> int:
     return len(stream.read(len(_BOM))) if start.startswith(_BOM) else 0
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> AbstractContextManager[None]:
     """Turns what can go wrong in a file into an error that names it."""
-    try:
-        yield
-    except (OSError, EOFError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
-        raise MftcoderError(f"{path}: cannot be read: {error or 'out of memory'}. Restore the file.") from error
+    return failures(
+        path, f"{path}: cannot be read", EOFError, ValueError, OverflowError, MemoryError, pa.ArrowException
+    )
