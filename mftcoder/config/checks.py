@@ -28,6 +28,10 @@ def _model(config: Config) -> Iterator[str]:
 
 
 def _tasks(config: Config) -> Iterator[str]:
+    for index, task in enumerate(config.data.tasks):
+        if (task.path is None) == (task.dataset is None):
+            found = "neither" if task.path is None else "both"
+            yield f"data.tasks.{index}: must have either path or dataset; found {found}."
     names = [task.name for task in config.data.tasks]
     for name, times in Counter(names).items():
         if times > 1:

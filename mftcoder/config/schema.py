@@ -148,13 +148,23 @@ Sampling = Annotated[
 ]
 
 
+class HubDataset(Section):
+    """A dataset that the `datasets` library knows; the keys are those of its load_dataset."""
+
+    path: NonEmpty = Field(description="Hub id, or a folder: with data files, or made by save_to_disk.")
+    name: NonEmpty | None = Field(None, description="Configuration (subset), if it has several.")
+    split: NonEmpty = Field("train", description="The split whose records are the task's.")
+    revision: NonEmpty | None = Field(None, description="Branch, tag or commit on the hub.")
+
+
 class Task(Section):
     """One task: a name and its files."""
 
     name: TaskName = Field(description="Letters, digits, dot, dash, underscore.")
-    path: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = Field(
-        description="File, folder (searched recursively) or glob, or several of them."
+    path: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
+        None, description="File, folder (searched recursively) or glob, or several of them; here, or a URL for fsspec."
     )
+    dataset: HubDataset | None = Field(None, description="A dataset of the hub or of a folder, instead of `path`.")
     where: dict[str, str | int] = Field(
         {}, description="Key of a record to value: only records that have all of these belong to the task."
     )

@@ -6,6 +6,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from mftcoder.config.schema import Task
+from mftcoder.data.hub import SAVED, dataset_files
 from mftcoder.data.location import failures, is_remote, located
 from mftcoder.data.reading import SUFFIXES
 from mftcoder.errors import MftcoderError
@@ -17,9 +18,11 @@ def source_files(task: Task) -> list[Path]:
     Links are followed; a file that several of them lead to is there once. Raises MftcoderError if an entry names
     nothing, or a file of an unknown kind, or one that another entry names too.
     """
+    where = f'data.tasks "{task.name}"'
+    if task.dataset:
+        return dataset_files(task.dataset, where)
     files: dict[Path, Path] = {}  # where a file really lies -> its name
-    for entry in [task.path] if isinstance(task.path, str) else task.path:
-        where = f'data.tasks "{task.name}"'
+    for entry in [task.path] if isinstance(task.path, str) else task.path or ():
         with failures(entry, f"{where}: path {entry}: cannot be searched"):
             found = _expand(entry, where)
         for real, file in found.items():
@@ -32,6 +35,10 @@ def source_files(task: Task) -> list[Path]:
 
 def _expand(entry: str, where: str) -> dict[Path, Path]:
     path = located(entry)
+    if any((path / mark).is_file() for mark in SAVED):
+        raise MftcoderError(
+            f'{where}: {entry} was made by save_to_disk. Give "dataset": {{"path": "{entry}"}} instead.'
+        )
     if path.is_dir():
         found = sorted(file for file in _below(path) if file.name.endswith(SUFFIXES))
     elif path.exists():
