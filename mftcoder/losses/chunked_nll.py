@@ -22,14 +22,14 @@ class LogitTransform:
     soft_cap: float | None = None
 
     def __call__(self, linear: Tensor) -> Tensor:
-        logits = linear.to(torch.promote_types(linear.dtype, torch.float32)) * self.scale
-        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+        """The logits, in the place of ``linear``."""
+        if self.scale != 1.0:
+            linear.mul_(self.scale)
+        return linear if self.soft_cap is None else linear.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
 
-    def gradient(self, logits: Tensor, grad: Tensor) -> Tensor:
-        """The gradient at the linear output, from the logits and the gradient there."""
-        if self.soft_cap is not None:
-            grad = grad * (1 - (logits / self.soft_cap) ** 2)
-        return grad * self.scale
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """The derivative of ``logits`` by scale · linear output; None: 1."""
+        return None if self.soft_cap is None else 1 - (logits / self.soft_cap) ** 2
 
 
 def chunked_nll(
@@ -74,24 +74,16 @@ class _ChunkedNLL(torch.autograd.Function):
         transform: LogitTransform,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        nll = torch.empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        coefficients = None if coefficients is None else coefficients.to(nll.dtype)
-        grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias) if coefficients is not None else None
-        for start in range(0, len(targets), chunk):
-            part = slice(start, start + chunk)
-            logits = transform(torch.nn.functional.linear(hidden[part], weight, bias))
-            normalizer = torch.logsumexp(logits, dim=-1)
-            nll[part] = normalizer - logits.gather(1, targets[part, None]).squeeze(1)
-            if grads is not None and coefficients is not None:
-                grads.add(part, logits, normalizer, targets[part], coefficients[part], transform)
-        ctx.transform, ctx.chunk, ctx.made = transform, chunk, grads is not None
+        grads = None if coefficients is None else _Gradients(ctx.needs_input_grad, hidden, weight, bias)
+        nll = _run(hidden, weight, bias, targets, coefficients, transform, chunk, grads)
+        ctx.transform, ctx.chunk, ctx.made = transform, chunk, None
         if grads is None or coefficients is None:
             ctx.save_for_backward(hidden, weight, bias, targets)
             loss = nll.new_zeros(())
             ctx.mark_non_differentiable(loss)
         else:
-            ctx.save_for_backward(*grads.finished())
-            loss = (coefficients * nll).sum()
+            ctx.made = grads.finished()  # as saved tensors they would be held, and so copied when they become .grad
+            loss = (coefficients.to(nll.dtype) * nll).sum()
             ctx.mark_non_differentiable(nll)
         return nll, loss
 
@@ -99,16 +91,57 @@ class _ChunkedNLL(torch.autograd.Function):
     def backward(ctx: Any, grad_nll: Tensor, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.made:
             # In place: at [V, H] a second copy would be the largest tensor of the step. The graph serves once.
-            made = [None if grad is None else grad.mul_(grad_loss) for grad in ctx.saved_tensors]
+            made, ctx.made = [None if grad is None else grad.mul_(grad_loss) for grad in ctx.made], None
             return *made, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias)
-        for start in range(0, len(targets), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            logits = ctx.transform(torch.nn.functional.linear(hidden[part], weight, bias))
-            normalizer = torch.logsumexp(logits, dim=-1)
-            grads.add(part, logits, normalizer, targets[part], grad_nll[part], ctx.transform)
+        _run(hidden, weight, bias, targets, grad_nll, ctx.transform, ctx.chunk, grads)
         return *grads.finished(), None, None, None, None
+
+
+def _run(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    coefficients: Tensor | None,
+    transform: LogitTransform,
+    chunk: int,
+    grads: "_Gradients | None",
+) -> Tensor:
+    """The NLL [S]; fills ``grads``, if any, with what it brings when position s counts ``coefficients`` [s].
+
+    The logits of all chunks take turns in one piece of memory, and everything is done in place there: asking the
+    system for it anew would cost as much as the softmax.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    nll = torch.empty(len(targets), dtype=wide, device=hidden.device)
+    memory = torch.empty(min(chunk, len(targets)), len(weight), dtype=wide, device=hidden.device)
+    for start in range(0, len(targets), chunk):
+        part = slice(start, start + chunk)
+        wanted = targets[part, None]
+        logits = transform(_linear(hidden[part], weight, bias, memory[: len(wanted)]))
+        slope = transform.slope(logits) if grads else None
+        exponentials = logits.sub_(logits.amax(-1, keepdim=True))
+        at_target = exponentials.gather(1, wanted).squeeze(1)
+        sums = exponentials.exp_().sum(-1)
+        nll[part] = sums.log() - at_target
+        if grads is not None and coefficients is not None:
+            # d NLL / d logits = exponentials / sums - 1 at the target; the division is left to smaller matrices.
+            exponentials.scatter_add_(1, wanted, -sums[:, None])
+            if slope is not None:
+                exponentials.mul_(slope)
+            grads.add(part, exponentials, coefficients[part].to(wide) * transform.scale / sums)
+    return nll
+
+
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """hidden · weightᵀ + bias, written to ``out``."""
+    if hidden.dtype != out.dtype:
+        return out.copy_(torch.nn.functional.linear(hidden, weight, bias))
+    if bias is None:
+        return torch.mm(hidden, weight.T, out=out)
+    return torch.addmm(bias, hidden, weight.T, out=out)
 
 
 class _Gradients:
@@ -124,25 +157,21 @@ class _Gradients:
         self.weight = torch.zeros_like(weight, dtype=wide) if needed[1] else None
         self.bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needed[2] else None
 
-    def add(
-        self, part: slice, logits: Tensor, normalizer: Tensor, targets: Tensor, scale: Tensor, transform: LogitTransform
-    ) -> None:
-        """Add what the positions ``part`` contribute when their NLL counts ``scale`` [C] in the loss."""
+    def add(self, part: slice, grad: Tensor, factors: Tensor) -> None:
+        """Add what the positions ``part`` bring; the gradient at their linear output is factors [C] · grad [C, V]."""
         hidden, weight = self._inputs
-        grad = torch.exp(logits - normalizer[:, None])
-        grad[torch.arange(len(targets), device=grad.device), targets] -= 1.0
-        grad = transform.gradient(logits, grad * scale[:, None])
         if self.bias is not None:
-            self.bias += grad.sum(0)
-        grad = grad.to(hidden.dtype)
+            self.bias += factors @ grad
+        grad, factors = grad.to(hidden.dtype), factors[:, None]
         if self.hidden is not None:
-            self.hidden[part] = grad @ weight
+            self.hidden[part] = (grad @ weight) * factors
         if self.weight is None:
             return
+        scaled = (hidden[part] * factors).to(hidden.dtype)
         if self.weight.dtype == hidden.dtype:
-            self.weight.addmm_(grad.T, hidden[part])
+            self.weight.addmm_(grad.T, scaled)
         else:
-            self.weight += grad.T @ hidden[part]
+            self.weight += grad.T @ scaled
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients of hidden, weight and bias in the dtypes of these."""

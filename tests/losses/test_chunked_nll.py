@@ -92,3 +92,11 @@ def test_no_position_gives_zero_loss_and_zero_gradients():
     assert not weight.grad.any()
     assert not b.grad.any()
     assert not hidden.grad.any()
+
+
+def test_the_largest_gradient_is_handed_on_without_a_copy():
+    hidden, weight, b, targets, counts = inputs()
+    _, loss = chunked_nll(hidden, weight, b, targets, coefficients=counts, chunk_size=5)
+    made = loss.grad_fn.made[1].data_ptr()
+    loss.backward()
+    assert weight.grad.data_ptr() == made
