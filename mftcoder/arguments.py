@@ -54,15 +54,31 @@ def _data_commands(add: AddCommand) -> None:
     _json(tokenize, "print the manifest of the shards")
 
     inspect = add(
-        "inspect", "show decoded rows, supervised spans in colour", "mftcoder inspect shards/mixed --task code --rows 1"
+        "inspect",
+        "show decoded rows, supervised spans in colour",
+        "mftcoder inspect shards/mixed --task code --limit 1\n"
+        "  mftcoder inspect shards/mixed --grep 'TODO|FIXME' --html found.html",
     )
     inspect.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards")
     inspect.add_argument("--task", metavar="NAME", help="only this task (default: all)")
     inspect.add_argument("--split", default="train", choices=("train", "probe", "validation"), help="default: train")
-    inspect.add_argument("--rows", type=_positive, default=3, metavar="N", help="rows of each task (default: 3)")
+    place = inspect.add_mutually_exclusive_group()
+    place.add_argument("--row", type=_count, metavar="N", help="only this row, from 0")
+    place.add_argument("--sample", type=_count, metavar="ID", help="only the sample of this id")
+    inspect.add_argument("--grep", metavar="REGEX", help="only samples whose text this regular expression matches")
+    order = inspect.add_mutually_exclusive_group()
+    order.add_argument("--longest", dest="order", action="store_const", const="longest", help="longest samples first")
+    order.add_argument(
+        "--shortest", dest="order", action="store_const", const="shortest", help="shortest samples first"
+    )
+    inspect.add_argument(
+        "--limit", type=_positive, default=3, metavar="N", help="rows, or samples, of each task (default: 3)"
+    )
     inspect.add_argument("--tokenizer", metavar="PATH", help="default: the one that made the shards")
     inspect.add_argument("--no-color", action="store_true", help="mark supervised spans without colour")
-    _json(inspect, "print the rows as JSON")
+    output = inspect.add_mutually_exclusive_group()
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    _json(output, "print the rows as JSON")
 
 
 def _from_source(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -218,13 +234,19 @@ def _config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _json(parser: argparse.ArgumentParser, meaning: str) -> None:
+def _json(parser: argparse._ActionsContainer, meaning: str) -> None:
     parser.add_argument("--json", action="store_true", help=meaning)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f'must be an integer above 0; found "{text}"')
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be an integer from 0 on; found "{text}"')
     return int(text)
 
 

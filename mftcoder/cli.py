@@ -79,18 +79,26 @@ def tokenize(arguments: Namespace) -> int:
 
 
 def inspect(arguments: Namespace) -> int:
-    """Decoded rows of shards."""
+    """Decoded rows or samples of shards."""
     from mftcoder.config.schema import Model, TemplateChat
     from mftcoder.data.chat import load_tokenizer
-    from mftcoder.data.inspection import as_json, show
+    from mftcoder.data.inspection import Query, as_json, find, show
+    from mftcoder.data.shards import Shards
 
+    shards = Shards.open(arguments.shards)
     tokenizer = arguments.tokenizer and load_tokenizer(Model(path=arguments.tokenizer), TemplateChat())
-    what: dict[str, Any] = {"task": arguments.task, "split": arguments.split, "rows": arguments.rows}
-    if arguments.json:
-        _print_json(as_json(arguments.shards, tokenizer, **what))
+    query = Query(**{key: getattr(arguments, key) for key in Query.__dataclass_fields__})
+    found = list(find(shards, query, tokenizer))
+    if arguments.html:
+        from mftcoder.report.samples import write_samples
+
+        _tell(f"wrote {write_samples(shards, query, found, arguments.html)}")
+    elif arguments.json:
+        _print_json(as_json(found))
     else:
-        color = sys.stdout.isatty() and not arguments.no_color
-        show(arguments.shards, tokenizer, **what, color=color, console=_console())
+        show(found, _console(), color=sys.stdout.isatty() and not arguments.no_color)
+    if not found:
+        _tell(f"{arguments.shards}: nothing in split {query.split} matches")
     return 0
 
 

@@ -78,7 +78,7 @@ def test_tokenize_inspect_validate(project, capsys):
     assert "chat" in again.out
 
     shards = str(project.parent / "shards")
-    assert cli.main(["inspect", shards, "--task", "chat", "--rows", "1"]) == 0
+    assert cli.main(["inspect", shards, "--task", "chat", "--limit", "1"]) == 0
     assert "«It is " in capsys.readouterr().out
     assert cli.main(["inspect", shards, "--task", "chat", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

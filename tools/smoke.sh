@@ -14,7 +14,7 @@ say mftcoder env
 say mftcoder schema >"$run/schema.json"
 say mftcoder validate "$run/config.json"
 say mftcoder tokenize "$run/config.json"
-say mftcoder inspect "$run/shards" --rows 1
+say mftcoder inspect "$run/shards" --limit 1
 say mftcoder train "$run/config.json" --set training.max_steps=10
 say deepspeed --num_gpus 2 --module mftcoder train "$run/config.json" --set output_dir="$run/two-ranks" \
     --set training.gradient_accumulation_steps=1 --set training.max_steps=10

@@ -59,7 +59,7 @@ def test_every_task_gives_as_many_as_were_asked_for_and_none_is_trained_on(base_
     lines = held_out(base_model, project, "--per-task", "3")
     assert [line["task"] for line in lines] == ["chat"] * 3 + ["text"] * 3
     capsys.readouterr()
-    assert cli.main(["inspect", str(project / "shards"), "--rows", "99", "--json"]) == 0
+    assert cli.main(["inspect", str(project / "shards"), "--limit", "99", "--json"]) == 0
     trained = capsys.readouterr().out
     assert sum(answer in trained for answer in QUESTIONS.values()) == 20
     assert not any(line["reference"] in trained for line in lines if line["task"] == "chat")

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mftcoder import cli
+
 TASKS = {"code-completion": 40_000, "unit-test": 9_000, "text-to-sql": 15_000, "code-translation": 4_000}
 
 
@@ -156,3 +158,28 @@ def _evaluation() -> dict:
         for i, task in enumerate(TASKS)
     }
     return {"split": "validation", "tasks": tasks}
+
+
+@pytest.fixture
+def samples_page(base_model, tmp_path):
+    """samples_page(texts, *arguments) -> the file that ``inspect --html`` writes about shards of ``texts``."""
+
+    def write(texts: list[str], *arguments: str):
+        records = [{"prompt": f"say {n}", "completion": text} for n, text in enumerate(texts)]
+        (tmp_path / "task.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        config = {
+            "output_dir": str(tmp_path / "run"),
+            "model": {"path": str(base_model)},
+            "data": {
+                "sequence_length": 512,
+                "validation_fraction": 0.0,
+                "tasks": [{"name": "task", "path": str(tmp_path / "task.jsonl")}],
+            },
+        }
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert cli.main(["tokenize", str(tmp_path / "config.json")]) == 0
+        file = tmp_path / "page.html"
+        assert cli.main(["inspect", str(tmp_path / "run" / "shards"), "--html", str(file), *arguments]) == 0
+        return file
+
+    return write

@@ -60,6 +60,15 @@ def test_the_log_shows_a_request_that_leaves_a_page(tmp_path, browse):
     assert requests == ["http://leak.invalid/picture.png"]
 
 
+def test_samples_are_shown_and_run_and_load_nothing(samples_page, browse):
+    attack = '</pre><script>document.title="pwned"</script><img src="http://leak.invalid/x" onerror="alert(1)">'
+    page = samples_page(["harmless", attack])
+    dom, requests = browse(page)
+    assert f"<title>{page.parent}/run/shards · mftcoder inspect</title>" in dom
+    assert "harmless" in dom
+    assert requests == []
+
+
 def test_hostile_names_and_texts_run_nothing_and_load_nothing(tmp_path, browse):
     run = "document.title='pwned'"
     attack = f'</script><script>{run}</script><img src="http://leak.invalid/x" onerror="{run}">'
