@@ -51,6 +51,15 @@ def _data_commands(add: AddCommand) -> None:
     tokenize = add("tokenize", "turn task files into packed shards", "mftcoder tokenize configs/sft-mixed.json")
     _config(tokenize)
     tokenize.add_argument("--overwrite", action="store_true", help="replace shards that were made otherwise")
+    tokenize.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="only encode the I-th of N shares of the data; without it all, and pack",
+    )
+    tokenize.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes (default: one per core where the data are large)"
+    )
     _json(tokenize, "print the manifest of the shards")
 
     inspect = add(
@@ -248,6 +257,13 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'must be an integer from 0 on; found "{text}"')
     return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f'must be I/N with I of 1 … N, such as 3/16; found "{text}"')
+    return int(number), int(of)
 
 
 def _seed(text: str) -> int:

@@ -66,12 +66,16 @@ def construct(arguments: Namespace) -> int:
 
 
 def tokenize(arguments: Namespace) -> int:
-    """Task files into packed shards."""
+    """Task files into packed shards, or a share of them into encoded samples."""
     config = _config(arguments)
     from mftcoder.data.mixture import epoch_note, make_mixture
-    from mftcoder.data.prepare import prepare, table
+    from mftcoder.data.prepare import prepare, prepare_share, table
 
-    manifest = prepare(config, tell=_tell, overwrite=arguments.overwrite)
+    if arguments.part:
+        share = prepare_share(config, *arguments.part, tell=_tell, num_workers=arguments.workers)
+        _show(arguments, share._asdict(), str(share))
+        return 0
+    manifest = prepare(config, tell=_tell, overwrite=arguments.overwrite, num_workers=arguments.workers)
     _show(arguments, manifest.model_dump(mode="json"), table(manifest))
     rows, sampling = {task.name: task.splits["train"].rows for task in manifest.tasks}, config.data.sampling
     _tell(epoch_note(sampling, rows, make_mixture(sampling, rows, config.seed)))

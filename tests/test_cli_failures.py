@@ -36,7 +36,7 @@ def test_a_folder_below_a_file_ends_with_1_and_its_path(project, capsys):
     argv = ["tokenize", str(project / "config.json"), "--set", f"data.shards={project / 'a.jsonl' / 'shards'}"]
     assert cli.main(argv) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"mftcoder tokenize: {project / 'a.jsonl' / 'shards'}.partial: Not a directory"
+    assert last == f"mftcoder tokenize: {project / 'a.jsonl' / 'shards'}.lock: Not a directory"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -45,7 +45,7 @@ def test_a_folder_without_permission_to_write_ends_with_1_and_its_path(project, 
     locked.mkdir()
     locked.chmod(0o500)
     assert cli.main(["tokenize", str(project / "config.json"), "--set", f"data.shards={locked / 'shards'}"]) == 1
-    assert f"{locked / 'shards'}.partial: Permission denied" in capsys.readouterr().err
+    assert f"{locked / 'shards'}.lock: Permission denied" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not FULL_DISK.exists() or not stat.S_ISCHR(FULL_DISK.stat().st_mode), reason="no /dev/full")

@@ -18,7 +18,8 @@ from transformers.utils import logging
 
 from mftcoder.config.load import load
 from mftcoder.config.schema import Config
-from mftcoder.data.holdout import Split, group_hash, hold_out
+from mftcoder.data.encoding import group_of
+from mftcoder.data.holdout import Split, group_hash, hold_out, seeded
 from mftcoder.data.records import Text, read_records
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -52,7 +53,7 @@ def training_texts(config: Config) -> Iterator[str]:
     """The texts of every task that tokenizing puts into its training split."""
     for task in config.data.tasks:
         texts = [record for record in read_records(task) if isinstance(record, Text)]
-        groups = np.array([group_hash(text.group or text.text, config.seed) for text in texts], np.uint64)
+        groups = seeded(np.array([group_hash(group_of(text)) for text in texts], np.uint64), config.seed)
         named = np.array([text.group is not None for text in texts])
         held = hold_out(groups, named, config.data.validation_fraction)
         yield from (texts[index].text for index in held.members[Split.TRAIN])

@@ -175,6 +175,16 @@ class Data(Section):
     """Task files and how they become shards."""
 
     shards: NonEmpty | None = Field(None, description="Folder of the packed shards; default: `shards` in output_dir.")
+    samples: NonEmpty | None = Field(
+        None,
+        description="Folder of the encoded samples, from which rows of any length are packed; configs may share one. "
+        "Default: `shards` with `.samples` behind it.",
+    )
+    keep_samples: bool = Field(
+        True,
+        description="Keep the encoded samples: packing them otherwise, or adding a task, is then a matter of "
+        "seconds. `false` removes them once the shards are made.",
+    )
     sequence_length: Annotated[int, Field(gt=1)] = Field(2048, description="Tokens per row.")
     packing: Packing = Packing()
     validation_fraction: Fraction = Field(

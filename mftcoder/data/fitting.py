@@ -9,12 +9,10 @@ A conversation of three exchanges, ``borders`` [2, 5, 8, 11], and rows of 8 toke
 """
 
 from collections import Counter
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mftcoder.data.shards import Samples
 
 OverLong = Literal["truncate", "drop", "split"]
 TOO_LONG = "longer than a row"
@@ -115,20 +113,21 @@ def _extended(run: Piece, borders: NDArray[np.int32], sequence_length: int) -> P
     return run._replace(start=int(borders[1:][borders[1:] >= earliest][0])) if run.start else run
 
 
+class Samples(Protocol):
+    """N encoded samples, each with a supervised token."""
+
+    lengths: NDArray[np.int32]  # [N] tokens
+
+    def __getitem__(self, index: int, /) -> Encoded: ...
+
+
 def fit_all(samples: Samples, sequence_length: int, over_long: OverLong) -> tuple[Pieces, Counter[str], Counter[str]]:
     """``fit`` of all of ``samples``: their pieces, the sums of the counts, and reason -> number of dropped samples."""
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    ends = np.cumsum(samples.lengths, dtype=np.int64)
-    border_ends = np.cumsum(samples.num_borders, dtype=np.int64)
-    too_long = np.flatnonzero(samples.lengths > sequence_length)
     cut_up = []
-    for index in too_long.tolist():
-        tokens = slice(ends[index] - samples.lengths[index], ends[index])
-        borders = samples.borders[border_ends[index] - samples.num_borders[index] : border_ends[index]]
-        fitted = fit(
-            Encoded(samples.input_ids[tokens], samples.supervised[tokens], borders), sequence_length, over_long
-        )
+    for index in np.flatnonzero(samples.lengths > sequence_length).tolist():
+        fitted = fit(samples[index], sequence_length, over_long)
         cut_up += [(index, *piece) for piece in fitted.pieces]
         counts += fitted.counts
         if fitted.dropped:
@@ -140,26 +139,13 @@ def fit_all(samples: Samples, sequence_length: int, over_long: OverLong) -> tupl
     return Pieces(*table[np.argsort(table[:, 0], kind="stable")].T), counts, dropped
 
 
-def cut(samples: Samples, pieces: Pieces) -> Samples:
-    """The ``pieces`` of ``samples`` as samples of their own, not to be cut again; no first token is supervised.
-
-    Ids go on counting from the sample's where a sample before was split.
-    """
-    lengths = pieces.lengths
-    num_split_off = np.arange(len(lengths)) - np.unique(pieces.sample, return_inverse=True)[1]
-    starts = np.cumsum(lengths) - lengths
-    place = np.arange(lengths.sum()) - np.repeat(starts, lengths)  # of every token in its piece
-    skipped = np.where(place < np.repeat(pieces.head, lengths), 0, np.repeat(pieces.start - pieces.head, lengths))
-    sample_starts = np.cumsum(samples.lengths, dtype=np.int64) - samples.lengths
-    tokens = place + skipped + np.repeat(sample_starts[pieces.sample], lengths)
-    supervised = samples.supervised[tokens]
-    supervised[starts] = False
-    none = np.zeros(len(lengths), np.int32)
-    return Samples(
-        samples.input_ids[tokens],
-        supervised,
-        lengths.astype(np.int32),
-        samples.ids[pieces.sample] + num_split_off,
-        none[:0],
-        none,
+def cut(sample: Encoded, piece: Piece) -> Encoded:
+    """The sample that ``piece`` of ``sample`` is. It is not to be cut again, and its first token is not supervised."""
+    if piece == (0, 0, len(sample.input_ids)):
+        return sample
+    ids, supervised = (
+        np.concatenate([array[: piece.head], array[piece.start : piece.stop]])
+        for array in (sample.input_ids, sample.supervised)
     )
+    supervised[0] = False
+    return Encoded(ids, supervised, sample.borders[:0])

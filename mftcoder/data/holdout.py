@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mftcoder.data.permutation import mix64, splitmix64
+
 
 class Split(IntEnum):
     """The parts of a task."""
@@ -31,9 +33,14 @@ class Holdout(NamedTuple):
     shared_probe: bool  # too little was held out for two parts: probe and validation are the same samples
 
 
-def group_hash(group: str, seed: int) -> int:
-    """64 bits that stand for ``group`` and decide how early it is held out."""
-    return int.from_bytes(blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8, key=seed.to_bytes(8)).digest())
+def group_hash(group: str) -> int:
+    """64 bits that stand for ``group``."""
+    return int.from_bytes(blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+def seeded(groups: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """The hashes ``groups`` turned into others, one to one: their order decides what is held out with ``seed``."""
+    return mix64(groups ^ splitmix64(seed, 1))
 
 
 def hold_out(groups: NDArray[np.uint64], named: NDArray[np.bool_], fraction: float) -> Holdout:

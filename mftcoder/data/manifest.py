@@ -1,108 +1,32 @@
 """The manifest of a folder of shards: what went in, what came out, and hashes of both."""
 
-import hashlib
 import json
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
 from mftcoder import __version__
-from mftcoder.config.schema import Config, Section, Task
-from mftcoder.data.records import record_format
+from mftcoder.config.schema import Config, Section
+from mftcoder.data.inputs import (
+    FileEntry,
+    Inputs,
+    Settings,
+    SourceFile,
+    TokenizerIdentity,
+    describe,
+    differences,
+    file_hash,
+    json_hash,
+    labelled,
+    tokenizer_differences,
+)
+from mftcoder.data.location import is_remote
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-
-
-class FileEntry(Section):
-    """A file and its checksum."""
-
-    path: str  # of a source: as the config names it; of a shard: relative to the folder of the shards
-    size: int  # bytes
-    blake2b: str  # 128 bits, hexadecimal
-
-    @classmethod
-    def of(cls, file: Path, path: str) -> "FileEntry":
-        """The entry of ``file`` under the name ``path``."""
-        return cls(path=path, size=file.stat().st_size, blake2b=file_hash(file))
-
-
-class Settings(Section):
-    """The settings that decide what the shards hold."""
-
-    sequence_length: int  # tokens
-    packing: Literal["pack", "pad", "pad_to_max"]
-    over_long: Literal["truncate", "drop", "split"]
-    validation_fraction: float
-    seed: int
-
-    @classmethod
-    def of(cls, config: Config) -> "Settings":
-        """Those of ``config``."""
-        data = config.data
-        return cls(
-            sequence_length=data.sequence_length,
-            packing=data.packing.mode,
-            over_long=data.over_long,
-            validation_fraction=data.validation_fraction,
-            seed=config.seed,
-        )
-
-
-class TokenizerIdentity(Section):
-    """Which tokenizer and chat template the token ids come from."""
-
-    path: str
-    revision: str | None
-    hash: str
-    chat_template_hash: str
-
-    @classmethod
-    def of(cls, config: Config, tokenizer: PreTrainedTokenizerFast) -> "TokenizerIdentity":
-        """That of ``tokenizer``, loaded as ``config`` says."""
-        return cls(
-            path=config.model.path,
-            revision=config.model.revision,
-            hash=vocabulary_hash(tokenizer),
-            chat_template_hash=json_hash(tokenizer.chat_template),
-        )
-
-
-class TaskSource(Section):
-    """What a task is made from."""
-
-    name: str
-    format: str
-    where: dict[str, str | int] = Field({})  # what selects the task's records in the files; empty: all
-    files: list[FileEntry]
-
-
-class Inputs(Section):
-    """All that shards are a function of."""
-
-    settings: Settings
-    tokenizer: TokenizerIdentity
-    tasks: list[TaskSource]
-
-    @classmethod
-    def of(cls, config: Config, tokenizer: PreTrainedTokenizerFast) -> "Inputs":
-        """Those of ``config``; reads every source file once."""
-        tasks = [
-            TaskSource(
-                name=task.name,
-                format=record_format(task),
-                where=task.where,
-                files=[FileEntry.of(file, str(file)) for file in source_files(task)],
-            )
-            for task in config.data.tasks
-        ]
-        return cls(settings=Settings.of(config), tokenizer=TokenizerIdentity.of(config, tokenizer), tasks=tasks)
 
 
 class SplitCounts(Section):
@@ -185,9 +109,9 @@ def check_matches(manifest: Manifest, config: Config, tokenizer: PreTrainedToken
     Source files are not looked at, and the seed may differ: it orders rows in the shards, and again in training.
     """
     made, now = manifest.inputs, TokenizerIdentity.of(config, tokenizer)
-    differing = differences(made.settings, Settings.of(config)) | _tokenizer_differences(made.tokenizer, now)
+    differing = differences(made.settings, Settings.of(config)) | tokenizer_differences(made.tokenizer, now)
     differing.pop("seed", None)
-    made_tasks, now_tasks = ([_labelled(task) for task in tasks] for tasks in (made.tasks, config.data.tasks))
+    made_tasks, now_tasks = ([labelled(task) for task in tasks] for tasks in (made.tasks, config.data.tasks))
     if made_tasks != now_tasks:
         differing["tasks"] = (", ".join(made_tasks), ", ".join(now_tasks))
     if differing:
@@ -195,61 +119,30 @@ def check_matches(manifest: Manifest, config: Config, tokenizer: PreTrainedToken
 
 
 def changed_sources(manifest: Manifest, config: Config) -> list[str]:
-    """The tasks of ``config`` whose files now differ in number or size from those that the shards were made from.
+    """The tasks of ``config`` whose files are no longer those that the shards were made from.
 
-    Each as ``"code" (made from 1 file of 120 bytes, now 2 files of 300 bytes)``. A task whose files are not here does
-    not count, as where shards were copied to a cluster without them.
+    Each as ``"code" (made from 1 file of 120 bytes, now 2 files of 300 bytes)``. A file is read only if its time
+    differs and its size does not; a remote one never. A task whose files are not here does not count, as where shards
+    were copied to a cluster without them.
     """
-    made = {task.name: [file.size for file in task.files] for task in manifest.inputs.tasks}
+    made = {task.name: task.files for task in manifest.inputs.tasks}
     changed = []
     for task in config.data.tasks:
         try:
-            now = [file.stat().st_size for file in source_files(task)]
+            now = source_files(task)
         except MftcoderError:
             continue
-        if task.name in made and now != made[task.name]:
-            changed.append(f'"{task.name}" (made from {_counted(made[task.name])}, now {_counted(now)})')
+        if task.name in made and not _unchanged(made[task.name], now):
+            was, here = ([file.size for file in made[task.name]], [file.stat().st_size for file in now])
+            changed.append(f'"{task.name}" (made from {_counted(was)}, now {_counted(here)})')
     return changed
 
 
-def input_differences(made: Inputs, now: Inputs) -> dict[str, tuple[Any, Any]]:
-    """What differs between the inputs of two sets of shards: name -> (value then, value now)."""
-    differing = differences(made.settings, now.settings) | _tokenizer_differences(made.tokenizer, now.tokenizer)
-    then_tasks, now_tasks = ([(_labelled(task), task.format) for task in inputs.tasks] for inputs in (made, now))
-    if then_tasks != now_tasks:
-        return {**differing, "tasks (name, format)": (then_tasks, now_tasks)}
-    for then, task in zip(made.tasks, now.tasks, strict=True):
-        if [file.blake2b for file in then.files] != [file.blake2b for file in task.files]:
-            differing[f'sources of task "{task.name}"'] = (_listed(then.files), _listed(task.files))
-    return differing
-
-
-def differences(made: Section, now: Section) -> dict[str, tuple[Any, Any]]:
-    """The fields in which two sections of one kind differ: name -> (value then, value now)."""
-    fields = type(made).model_fields
-    return {key: (getattr(made, key), getattr(now, key)) for key in fields if getattr(made, key) != getattr(now, key)}
-
-
-def describe(differing: dict[str, tuple[Any, Any]]) -> str:
-    """The differences as one sentence."""
-    return "the shards were made with " + "; ".join(
-        f"{name} {then}, where the config now has {now}" for name, (then, now) in differing.items()
-    )
-
-
-def _tokenizer_differences(made: TokenizerIdentity, now: TokenizerIdentity) -> dict[str, tuple[Any, Any]]:
-    """Only contents count: the same tokenizer may lie elsewhere."""
-    differing = {}
-    if made.hash != now.hash:
-        differing["tokenizer"] = (f"{made.path} ({made.hash})", f"{now.path} ({now.hash})")
-    if made.chat_template_hash != now.chat_template_hash:
-        differing["chat template"] = (made.chat_template_hash, now.chat_template_hash)
-    return differing
-
-
-def _labelled(task: Task | TaskSource) -> str:
-    return (
-        f"{task.name} where {json.dumps(task.where, sort_keys=True, ensure_ascii=False)}" if task.where else task.name
+def _unchanged(made: list[SourceFile], now: list[Path]) -> bool:
+    return len(made) == len(now) and all(
+        file.stat().st_size == entry.size
+        and (is_remote(file) or file.stat().st_mtime_ns == entry.modified_ns or file_hash(file) == entry.blake2b)
+        for entry, file in zip(made, now, strict=True)
     )
 
 
@@ -257,30 +150,8 @@ def _counted(sizes: list[int]) -> str:
     return f"{len(sizes)} {'file' if len(sizes) == 1 else 'files'} of {sum(sizes):,} bytes"
 
 
-def _listed(files: Iterable[FileEntry]) -> str:
-    return ", ".join(f"{file.path} ({file.size} bytes, {file.blake2b[:8]}…)" for file in files)
-
-
 def _fingerprint(inputs: Inputs, tasks: list[TaskCounts]) -> str:
     contents = [task.model_dump(mode="json") for task in tasks]
     return json_hash(
         [inputs.settings.model_dump(), inputs.tokenizer.hash, inputs.tokenizer.chat_template_hash, contents]
     )
-
-
-def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Of all that turns text into ids, the chat template apart."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend.update(truncation=None, padding=None)  # these change with use and never reach the shards
-    return json_hash([backend, tokenizer.special_tokens_map])
-
-
-def json_hash(value: Any) -> str:
-    """128 bits, hexadecimal, of a JSON value; the order of keys does not matter."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def file_hash(file: Path) -> str:
-    """128 bits, hexadecimal, of a file's contents."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

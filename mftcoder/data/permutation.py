@@ -9,7 +9,11 @@ _MASK = (1 << 64) - 1
 
 def splitmix64(seed: int, n: int) -> NDArray[np.uint64]:
     """The first ``n`` outputs of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) started at ``seed`` modulo 2^64."""
-    z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(seed & _MASK)
+    return mix64(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(seed & _MASK))
+
+
+def mix64(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's last step: one to one, and every bit of the result depends on every bit of ``z``."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

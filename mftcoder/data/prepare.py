@@ -1,41 +1,45 @@
-"""From task files to a folder of packed shards: read, encode, hold out, pack, write.
+"""From task files to a folder of packed shards: encode, fit, hold out, pack, write.
 
-Everything is written into a folder aside that is renamed when complete: a folder of shards is either whole or absent.
+What is encoded is kept in a folder beside, in parts that are made only when they are not there: see ``parts``. The
+shards are written into a folder aside that is renamed when complete: a folder of shards is either whole or absent.
 """
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import load_tokenizer
-from mftcoder.data.encoding import EncodedRecords, Encoder, encoding, joined
-from mftcoder.data.fitting import cut, fit_all
-from mftcoder.data.holdout import SPLITS, hold_out
-from mftcoder.data.manifest import (
-    MANIFEST,
-    Inputs,
-    Manifest,
-    Settings,
-    SplitCounts,
-    TaskCounts,
-    describe,
-    input_differences,
-)
+from mftcoder.data.encoding import Encoder
+from mftcoder.data.fitting import fit_all
+from mftcoder.data.holdout import SPLITS, hold_out, seeded
+from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
+from mftcoder.data.making import Tell, make_parts
+from mftcoder.data.manifest import MANIFEST, Manifest, SplitCounts, TaskCounts
 from mftcoder.data.packing import Layout, pack
-from mftcoder.data.records import read_records
+from mftcoder.data.parts import (
+    EncodedPart,
+    PartCounts,
+    encoded_parts,
+    find_parts,
+    parts_in,
+    remove_abandoned,
+    remove_parts,
+)
+from mftcoder.data.records import no_record
+from mftcoder.data.samples import TaskSamples
 from mftcoder.data.shards import Shards, write_manifest, write_rows
 from mftcoder.errors import MftcoderError
+from mftcoder.locks import locked
 
 _BYTES_PER_WORKER = 64 * 2**20  # less is tokenized sooner than another process has started
-_SECONDS_BETWEEN_NEWS = 10.0
-
-Tell = Callable[[str], None]
 
 
 def shards_path(config: Config) -> Path:
@@ -43,42 +47,97 @@ def shards_path(config: Config) -> Path:
     return Path(config.data.shards or Path(config.output_dir) / "shards")
 
 
+def samples_path(config: Config) -> Path:
+    """Where the encoded samples of ``config`` lie: data.samples, or else beside the shards."""
+    return Path(config.data.samples or f"{shards_path(config)}.samples")
+
+
 def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers: int | None = None) -> Manifest:
     """Make the shards of ``config``, or find that they are there already.
 
-    The result does not depend on ``num_workers`` (default: one per core where the data are large enough). Progress goes
-    to ``tell``. Raises MftcoderError if the input is at fault, or without ``overwrite`` if the folder holds others.
+    The result does not depend on ``num_workers`` (default: one per core where the data are large enough), nor on which
+    encoded parts are there already. Progress goes to ``tell``. Raises MftcoderError if the input is at fault, or
+    without ``overwrite`` if the folder holds others. Waits while another process makes them.
     """
     folder = shards_path(config)
+    with locked(folder.with_name(f"{folder.name}.lock"), "it tokenizes into the same folder", tell):
+        _refuse_foreign(folder)
+        tokenizer = load_tokenizer(config.model, config.data.chat)
+        inputs = Inputs.of(config, tokenizer, _known_inputs(folder))
+        if folder.exists() and not overwrite:
+            _refuse_others(folder, inputs)
+            tell(f"{folder}: these shards exist already and are used as they are.")
+            return Manifest.read(folder)
+        by_task = encoded_parts(config, inputs, samples_path(config))
+        parts = list(chain.from_iterable(by_task))
+        counts = _encode(config, inputs, parts, Encoder(tokenizer), num_workers, tell)
+        aside = _empty_folder_beside(folder, "partial")
+        tasks = [_write_task(aside, some, [counts[part.file] for part in some], inputs.settings) for some in by_task]
+        manifest = Manifest.of(inputs, tasks)
+        write_manifest(aside, manifest)
+        _put_in_place(aside, folder)
+        _tidy(config, parts, tell)
+        return manifest
+
+
+class Share(NamedTuple):
+    """What one machine of several has made."""
+
+    number: int  # from 1
+    of: int
+    parts: int  # of the source files
+    all_parts: int
+    records: int
+
+    def __str__(self) -> str:
+        return (
+            f"share {self.number} of {self.of}: {self.records:,} records in {self.parts} of {self.all_parts} parts. "
+            "When all shares are in one folder, tokenize without --part packs them."
+        )
+
+
+def prepare_share(config: Config, number: int, of: int, *, tell: Tell, num_workers: int | None = None) -> Share:
+    """Make every ``of``-th encoded part of ``config``, beginning with the ``number``-th, counted from 1.
+
+    When all shares are made, on as many machines as one likes, ``prepare`` finds them in ``samples_path``.
+    """
     tokenizer = load_tokenizer(config.model, config.data.chat)
     inputs = Inputs.of(config, tokenizer)
-    if not overwrite and _already_made(folder, inputs):
-        tell(f"{folder}: these shards exist already and are used as they are.")
-        return Manifest.read(folder)
-    aside = _empty_folder_beside(folder, "partial")
-    settings = inputs.settings
-    encoder = Encoder(tokenizer, settings.seed)
-    tasks = []
-    with encoding(encoder, num_workers or _workers_for(inputs)) as encode_all:
-        for task, source in zip(config.data.tasks, inputs.tasks, strict=True):
-            detected = " (detected)" if task.format == "auto" else ""
-            tell(f'task "{task.name}": files: {len(source.files)}, record format: {source.format}{detected}')
-            encoded = joined(_with_news(encode_all(read_records(task), task), task.name, tell))
-            tasks.append(_write_task(aside, task.name, settings, encoded))
-    manifest = Manifest.of(inputs, tasks)
-    write_manifest(aside, manifest)
-    _put_in_place(aside, folder)
-    return manifest
+    parts = list(chain.from_iterable(encoded_parts(config, inputs, samples_path(config))))
+    mine = parts[number - 1 :: of]
+    counts = _encode(config, inputs, mine, Encoder(tokenizer), num_workers, tell)
+    return Share(number, of, len(mine), len(parts), sum(count.records for count in counts.values()))
 
 
-def _already_made(folder: Path, inputs: Inputs) -> bool:
-    if not folder.exists():
-        return False
-    _refuse_foreign(folder)
-    differing = input_differences(Shards.open(folder).manifest.inputs, inputs)
-    if differing:
-        raise MftcoderError(f"{folder}: {describe(differing)}. Choose another data.shards, or overwrite these.")
-    return True
+def _encode(
+    config: Config, inputs: Inputs, parts: Sequence[EncodedPart], encoder: Encoder, num_workers: int | None, tell: Tell
+) -> dict[Path, PartCounts]:
+    """Make those of ``parts`` that are not there; the counts of all, by their files."""
+    for task, source in zip(config.data.tasks, inputs.tasks, strict=True):
+        detected = " (detected)" if task.format == "auto" else ""
+        tell(f'task "{task.name}": files: {len(source.files)}, record format: {source.format}{detected}')
+    folder = samples_path(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder)
+    found = find_parts(parts)
+    missing = list({part.file: part for part in parts if not found[part.file]}.values())
+    if len(missing) < len(found):
+        tell(f"{folder}: {len(found) - len(missing)} of {len(found)} parts are tokenized already")
+    made = make_parts(missing, encoder, num_workers or _workers_for(missing), tell)
+    return {file: counts for file, counts in found.items() if counts} | made
+
+
+def _workers_for(parts: Sequence[EncodedPart]) -> int:
+    size = sum(file.stat().st_size for file in {part.source.path for part in parts})
+    return max(1, min(len(os.sched_getaffinity(0)), len(parts), 1 + size // _BYTES_PER_WORKER))
+
+
+def _known_inputs(folder: Path) -> Inputs | None:
+    """What the shards in ``folder`` were made from; None if there are none that this program can read."""
+    try:
+        return Manifest.read(folder).inputs
+    except MftcoderError:
+        return None
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -87,9 +146,13 @@ def _refuse_foreign(folder: Path) -> None:
         raise MftcoderError(f"{folder}: {kind}. Choose another data.shards, or remove it.")
 
 
+def _refuse_others(folder: Path, inputs: Inputs) -> None:
+    if differing := input_differences(Shards.open(folder).manifest.inputs, inputs):
+        raise MftcoderError(f"{folder}: {describe(differing)}. Choose another data.shards, or overwrite these.")
+
+
 def _empty_folder_beside(folder: Path, suffix: str) -> Path:
     """``folder``.``suffix``, emptied of what a run left that was ended before it was done."""
-    _refuse_foreign(folder)
     beside = folder.with_name(f"{folder.name}.{suffix}")
     if beside.exists():
         shutil.rmtree(beside)
@@ -98,69 +161,70 @@ def _empty_folder_beside(folder: Path, suffix: str) -> Path:
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
-    if not folder.exists():
-        aside.rename(folder)
-        return
     replaced = _empty_folder_beside(folder, "replaced")
-    folder.rename(replaced)
+    if folder.exists():
+        folder.rename(replaced)
     aside.rename(folder)
     shutil.rmtree(replaced)
 
 
-def _workers_for(inputs: Inputs) -> int:
-    size = sum(file.size for task in inputs.tasks for file in task.files)
-    return min(len(os.sched_getaffinity(0)), 1 + size // _BYTES_PER_WORKER)
+def _tidy(config: Config, parts: Sequence[EncodedPart], tell: Tell) -> None:
+    """Remove encoded samples that nothing needs any more; a folder that configs may share keeps those of others."""
+    folder, own = samples_path(config), {part.file for part in parts}
+    there = own if config.data.samples else set(parts_in(folder))
+    remove_parts(there - own if config.data.keep_samples else there)
+    if config.data.keep_samples:
+        size = sum(file.stat().st_size for file in own)
+        tell(f"{folder}: {size / 1e6:,.1f} MB of encoded samples, kept to be packed again; remove them at any time")
+    elif not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def _with_news(chunks: Iterable[EncodedRecords], task: str, tell: Tell) -> Iterator[EncodedRecords]:
-    """Passes ``chunks`` through and now and then tells how far they are."""
-    num_records, last = 0, time.monotonic()
-    for chunk in chunks:
-        num_records += chunk.counts["records"]
-        if time.monotonic() - last > _SECONDS_BETWEEN_NEWS:
-            last = time.monotonic()
-            tell(f'task "{task}": {num_records:,} records tokenized')
-        yield chunk
-
-
-def _write_task(folder: Path, task: str, settings: Settings, encoded: EncodedRecords) -> TaskCounts:
-    pieces, counts, over_long = fit_all(encoded.samples, settings.sequence_length, settings.over_long)
-    dropped = dict(sorted((encoded.dropped + over_long).items()))
-    num_records = encoded.counts["records"]
+def _write_task(
+    folder: Path, parts: Sequence[EncodedPart], counts: Sequence[PartCounts], settings: Settings
+) -> TaskCounts:
+    task = parts[0].task
+    num_records = sum(count.records for count in counts)
+    if not num_records:
+        raise no_record(task)
+    samples = TaskSamples(parts, counts)
+    pieces, fitting, too_long = fit_all(samples, settings.sequence_length, settings.over_long)
+    dropped = sum((Counter(count.dropped) for count in counts), too_long)
     if not len(pieces.sample):
-        reasons = "; ".join(f"{number} with {reason}" for reason, number in dropped.items())
+        reasons = "; ".join(f"{number} with {reason}" for reason, number in sorted(dropped.items()))
         raise MftcoderError(
-            f'task "{task}": no supervised token is left to train on: all samples were dropped ({reasons}).'
+            f'task "{task.name}": no supervised token is left to train on: all samples were dropped ({reasons}).'
         )
-    samples = cut(encoded.samples, pieces)
-    groups, named = encoded.groups[pieces.sample], encoded.named[pieces.sample]
-    held = hold_out(groups, named, settings.validation_fraction)
-    starts = np.cumsum(samples.lengths, dtype=np.int64) - samples.lengths
-    supervised_tokens = np.add.reduceat(samples.supervised, starts, dtype=np.int64)
+    num_split_off = np.arange(len(pieces.sample)) - np.unique(pieces.sample, return_inverse=True)[1]
+    ids = samples.records[pieces.sample] + num_split_off  # every record takes one, a split one as many as its pieces
+    groups = seeded(samples.groups, settings.seed)[pieces.sample]
+    held = hold_out(groups, samples.named[pieces.sample], settings.validation_fraction)
     splits = {}
     for split, members in held.members.items():
         if not len(members):
             continue
-        layout = pack(samples.lengths[members], settings.sequence_length, settings.packing, settings.seed, int(split))
-        files = write_rows(folder, f"{task}/{SPLITS[split]}", samples, Layout(members[layout.order], layout.row_starts))
-        num_tokens, num_rows = int(samples.lengths[members].sum(dtype=np.int64)), len(layout.row_starts) - 1
+        lengths = pieces.lengths[members]
+        layout = pack(lengths, settings.sequence_length, settings.packing, settings.seed, int(split))
+        layout = Layout(members[layout.order], layout.row_starts)
+        files, num_supervised = write_rows(folder, f"{task.name}/{SPLITS[split]}", samples, pieces, ids, layout)
+        num_tokens, num_rows = int(lengths.sum()), len(layout.row_starts) - 1
         padding_share = 1 - num_tokens / (num_rows * settings.sequence_length)
         splits[SPLITS[split]] = SplitCounts(
             samples=len(members),
             tokens=num_tokens,
-            supervised_tokens=int(supervised_tokens[members].sum()),
+            supervised_tokens=num_supervised,
             rows=num_rows,
             padding_share=None if settings.packing == "pad" else padding_share,
             files=files,
         )
     return TaskCounts(
-        name=task,
+        name=task.name,
         records=num_records,
-        samples=num_records + len(pieces.sample) - len(np.unique(pieces.sample)),
-        split=counts["split"],
-        truncated=counts["truncated"],
-        lost_tokens=counts["lost_tokens"],
-        dropped=dropped,
+        samples=num_records + int(num_split_off[-1]),
+        split=fitting["split"],
+        truncated=fitting["truncated"],
+        lost_tokens=fitting["lost_tokens"],
+        dropped=dict(sorted(dropped.items())),
         shared_probe=held.shared_probe,
         splits=splits,
     )

@@ -5,7 +5,7 @@ optional ``group`` (source file, conversation …): samples of one group are nev
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -214,19 +214,25 @@ def record_format(task: Task) -> str:
 
 
 def read_records(task: Task) -> Iterator[Conversation | Text]:
-    """The records of a task, in the order of its files and lines; nothing is held in memory.
+    """The records of a task, in the order of its files and lines; nothing is held in memory."""
+    return parse_records(_task_records(task), task, record_format(task))
 
-    Raises MftcoderError, with file and line, at the first record that is broken or of another format than the first.
+
+def parse_records(raw: Iterable[tuple[str, Record]], task: Task, format: str) -> Iterator[Conversation | Text]:
+    """Those of the ``raw`` records, each with its place, that belong to ``task``; all are of ``format``.
+
+    Raises MftcoderError, with file and line, at the first record that is broken or of another format.
     """
-    name = record_format(task)
-    for where, record in _task_records(task):
-        if not RECORD_FORMATS[name].detect(record):
+    for where, record in raw:
+        if not _belongs(record, task):
+            continue
+        if not RECORD_FORMATS[format].detect(record):
             other = _detect(record)
             found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
             raise MftcoderError(
-                f'{where}: task "{task.name}" has format {name}; found {found}. Use one format per task.'
+                f'{where}: task "{task.name}" has format {format}; found {found}. Use one format per task.'
             )
-        yield RECORD_FORMATS[name].parse(record, where)
+        yield RECORD_FORMATS[format].parse(record, where)
 
 
 def _task_records(task: Task) -> Iterator[tuple[str, Record]]:
@@ -234,11 +240,20 @@ def _task_records(task: Task) -> Iterator[tuple[str, Record]]:
     empty = True
     for file in source_files(task):
         for where, record in read_file(file):
-            if all(record.get(key) == value for key, value in task.where.items()):
+            if _belongs(record, task):
                 empty = False
                 yield where, record
     if empty:
-        raise MftcoderError(f'data.tasks "{task.name}": no record has {_shown(task.where)}. Correct where.')
+        raise no_record(task)
+
+
+def no_record(task: Task) -> MftcoderError:
+    """The error for a ``task`` to which none of its files' records belongs."""
+    return MftcoderError(f'data.tasks "{task.name}": no record has {_shown(task.where)}. Correct where.')
+
+
+def _belongs(record: Record, task: Task) -> bool:
+    return all(record.get(key) == value for key, value in task.where.items())
 
 
 def _detect(record: Record) -> str | None:

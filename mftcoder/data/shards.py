@@ -20,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mftcoder.data.fitting import Encoded, Piece, Pieces, Samples, cut
 from mftcoder.data.holdout import SPLITS
-from mftcoder.data.manifest import MANIFEST, FileEntry, Manifest, file_hash, json_hash
+from mftcoder.data.inputs import FileEntry, file_hash, json_hash
+from mftcoder.data.manifest import MANIFEST, Manifest
 from mftcoder.data.packing import Layout
 from mftcoder.errors import MftcoderError
 from mftcoder.tasks import TaskSet
@@ -31,17 +33,6 @@ _SCHEMA = pa.schema([(name, pa.list_(pa.type_for_alias(dtype))) for name, dtype 
 _ROWS_PER_BATCH = 256
 _BYTES_PER_FILE = 512 * 2**20
 _REMEDY = "Restore it, or tokenize again with --overwrite."
-
-
-class Samples(NamedTuple):
-    """N samples of a task as flat arrays."""
-
-    input_ids: NDArray[np.int32]  # [all tokens]
-    supervised: NDArray[np.bool_]  # [all tokens]
-    lengths: NDArray[np.int32]  # [N] tokens
-    ids: NDArray[np.int64]  # [N] number of each sample in reading order
-    borders: NDArray[np.int32]  # [all borders] where a sample may be cut, as in fitting.Encoded
-    num_borders: NDArray[np.int32]  # [N]
 
 
 class Row(NamedTuple):
@@ -134,25 +125,36 @@ def _open_synced(file: Path) -> Iterator[BinaryIO]:
         os.fsync(stream.fileno())
 
 
-def write_rows(folder: Path, name: str, samples: Samples, layout: Layout) -> list[FileEntry]:
-    """Write the rows ``layout`` of ``samples`` into ``folder``/``name``, synced to disk; gives the files written."""
+def write_rows(
+    folder: Path, name: str, samples: Samples, pieces: Pieces, ids: NDArray[np.int64], layout: Layout
+) -> tuple[list[FileEntry], int]:
+    """Write the rows ``layout`` of the P ``pieces`` of ``samples``, called ``ids`` [P], into ``folder``/``name``.
+
+    Gives the files, synced to disk, and the number of supervised tokens in them.
+    """
     target = folder / name
     target.mkdir(parents=True)
     num_rows = len(layout.row_starts) - 1
-    size = 5 * int(samples.lengths[layout.order].sum(dtype=np.int64)) + 12 * len(layout.order)
+    size = 5 * int(pieces.lengths[layout.order].sum()) + 12 * len(layout.order)
     num_files = min(num_rows, -(-size // _BYTES_PER_FILE))
     names = [f"data-{number:05d}-of-{num_files:05d}.arrow" for number in range(num_files)]
-    sample_starts = np.concatenate([[0], np.cumsum(samples.lengths, dtype=np.int64)])
     bounds = np.linspace(0, num_rows, num_files + 1).astype(int)
+    supervised_tokens = 0
     for file, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
         with _open_synced(target / file) as stream, pa.ipc.new_stream(stream, _SCHEMA) as writer:
             for start in range(first, last, _ROWS_PER_BATCH):
-                rows = slice(start, min(start + _ROWS_PER_BATCH, last))
-                writer.write_batch(_record_batch(samples, sample_starts, layout, rows))
+                segments_of = layout.row_starts[start : min(start + _ROWS_PER_BATCH, last) + 1]
+                chosen = layout.order[segments_of[0] : segments_of[-1]]
+                columns = (column[chosen].tolist() for column in pieces)
+                segments = [cut(samples[number], Piece(*cuts)) for number, *cuts in zip(*columns, strict=True)]
+                batch = _record_batch(segments, ids[chosen], segments_of - segments_of[0])
+                supervised_tokens += sum(int(segment.supervised.sum()) for segment in segments)
+                writer.write_batch(batch)
     for file, content in _datasets_files(names).items():
         with _open_synced(target / file) as stream:
             stream.write(json.dumps(content, indent=2).encode())
-    return [FileEntry.of(target / file, f"{name}/{file}") for file in [*names, "dataset_info.json", "state.json"]]
+    files = [FileEntry.of(target / file, f"{name}/{file}") for file in [*names, "dataset_info.json", "state.json"]]
+    return files, supervised_tokens
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -163,22 +165,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     aside.replace(folder / MANIFEST)
 
 
-def _record_batch(samples: Samples, sample_starts: NDArray[np.int64], layout: Layout, rows: slice) -> pa.RecordBatch:
-    first_samples = layout.row_starts[rows.start : rows.stop + 1]
-    chosen = layout.order[first_samples[0] : first_samples[-1]]
-    lengths = samples.lengths[chosen]
-    ends = np.cumsum(lengths, dtype=np.int64)
-    tokens = np.arange(ends[-1]) + np.repeat(sample_starts[chosen] - (ends - lengths), lengths)
-    segments = (first_samples - first_samples[0]).astype(np.int32)
-    row_starts = np.concatenate([[0], ends])[segments].astype(np.int32)
+def _record_batch(segments: list[Encoded], ids: NDArray[np.int64], row_starts: NDArray[np.int64]) -> pa.RecordBatch:
+    """Rows of ``segments`` [n], called ``ids`` [n]: row r begins with segment ``row_starts[r]``."""
+    lengths = np.array([len(segment.input_ids) for segment in segments], np.int32)
+    token_starts = np.concatenate([[0], np.cumsum(lengths)])[row_starts]
     columns = [
-        (row_starts, samples.input_ids[tokens]),
-        (row_starts, samples.supervised[tokens].view(np.uint8)),
-        (segments, lengths),
-        (segments, samples.ids[chosen]),
+        (token_starts, np.concatenate([segment.input_ids for segment in segments])),
+        (token_starts, np.concatenate([segment.supervised for segment in segments]).view(np.uint8)),
+        (row_starts, lengths),
+        (row_starts, ids),
     ]
     return pa.record_batch(
-        [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for offsets, values in columns], schema=_SCHEMA
+        [pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(values)) for starts, values in columns],
+        schema=_SCHEMA,
     )
 
 

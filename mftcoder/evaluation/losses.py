@@ -10,8 +10,8 @@ from rich.table import Table
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from mftcoder.data.inputs import vocabulary_hash
 from mftcoder.data.loader import Loader
-from mftcoder.data.manifest import vocabulary_hash
 from mftcoder.data.shards import Rows, Shards
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL

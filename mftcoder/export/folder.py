@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from mftcoder.data.chat import load_tokenizer, stop_token_ids
-from mftcoder.data.manifest import vocabulary_hash
+from mftcoder.data.inputs import vocabulary_hash
 from mftcoder.errors import MftcoderError
 from mftcoder.training.trained import load_trained, open_run
 

@@ -1,15 +1,14 @@
 """The folder of a run: who may write into it, and what it may hold at the start."""
 
-import errno
 import fcntl
 from contextlib import ExitStack
 from pathlib import Path
 
 from mftcoder.errors import MftcoderError
+from mftcoder.locks import NO_LOCKS_HERE
 from mftcoder.training.checkpoint import Checkpoint, clear_incomplete, complete_checkpoints
 
 LOCK = ".lock"
-NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some network file systems
 
 
 def open_output(output_dir: Path, held: ExitStack, *, resume: bool) -> Checkpoint | None:

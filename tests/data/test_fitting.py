@@ -8,7 +8,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mftcoder.data.fitting import Encoded, Piece, cut, fit, fit_all
-from mftcoder.data.shards import Samples
 
 HEAD, ANSWER = 1, 2  # kinds of tokens, in ids of 1000 * kind + exchange
 
@@ -36,6 +35,14 @@ def tokens(sample: Encoded, pieces: list[Piece]) -> list[list[int]]:
 
 def exchanges_of(piece: list[int]) -> list[int]:
     return sorted({id % 1000 for id in piece if id // 1000 != HEAD})
+
+
+class InMemory(list[Encoded]):
+    """Samples as ``fit_all`` takes them."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(sample.input_ids) for sample in self], np.int32)
 
 
 THREE = conversation((1, 2, True), (1, 2, True), (1, 2, True))  # the drawing in fitting.py
@@ -110,27 +117,15 @@ def test_pieces_keep_what_they_promise(sample: Encoded, length: int, over_long: 
 @given(st.lists(CONVERSATIONS | st.builds(text, st.integers(2, 40)), max_size=8), st.integers(2, 20))
 def test_all_samples_at_once_are_as_one_by_one(samples: list[Encoded], length: int) -> None:
     samples = [sample for sample in samples if sample.supervised.any()]
-    numbers = np.arange(10, 10 + 3 * len(samples), 3)
-    flat = Samples(
-        np.concatenate([np.zeros(0, np.int32), *(sample.input_ids for sample in samples)]),
-        np.concatenate([np.zeros(0, np.bool_), *(sample.supervised for sample in samples)]),
-        np.array([len(sample.input_ids) for sample in samples], np.int32),
-        numbers,
-        np.concatenate([np.zeros(0, np.int32), *(sample.borders for sample in samples)]),
-        np.array([len(sample.borders) for sample in samples], np.int32),
-    )
-    pieces, counts, dropped = fit_all(flat, length, "split")
+    pieces, counts, dropped = fit_all(InMemory(samples), length, "split")
     fitted = [fit(sample, length, "split") for sample in samples]
     expected = [(place, *piece) for place, one in enumerate(fitted) for piece in one.pieces]
     assert list(zip(*(array.tolist() for array in pieces), strict=True)) == expected
     assert counts.total() == sum(one.counts.total() for one in fitted)
     assert dropped.total() == sum(not one.pieces for one in fitted)
-    made = cut(flat, pieces)
-    ends = np.cumsum(made.lengths)
-    found = [made.input_ids[end - length : end].tolist() for end, length in zip(ends, made.lengths, strict=True)]
-    assert found == [ids for sample, one in zip(samples, fitted, strict=True) for ids in tokens(sample, one.pieces)]
-    assert not made.supervised[ends - made.lengths].any()
-    assert len(set(made.ids.tolist())) == len(made.ids)
-    whole = [place for place, one in enumerate(fitted) if len(one.pieces) == 1]
-    if len(whole) == len(samples):
-        assert made.ids.tolist() == numbers.tolist()
+    for sample, one in zip(samples, fitted, strict=True):
+        made = [cut(sample, piece) for piece in one.pieces]
+        assert [piece.input_ids.tolist() for piece in made] == tokens(sample, one.pieces)
+        for cut_out, (head, start, stop) in zip(made, one.pieces, strict=True):
+            mask = [*sample.supervised[:head], *sample.supervised[start:stop]]
+            assert cut_out.supervised.tolist() == [False, *mask[1:]]

@@ -62,7 +62,7 @@ def encoders() -> list[Encoder]:
     for template in (CHATML, WITH_TOOLS):
         tokenizer = tiny_tokenizer()
         tokenizer.chat_template = template
-        made.append(Encoder(tokenizer, seed=0))
+        made.append(Encoder(tokenizer))
     return made
 
 

@@ -1,9 +1,7 @@
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -183,7 +181,7 @@ def test_complete_shards_are_used_again_and_other_ones_never_overwritten_unasked
     with pytest.raises(MftcoderError, match=r'made with sources of task "a" .*a\.jsonl \(\d+ bytes'):
         prepare(changed, tell=quiet)
     assert prepare(changed, tell=quiet, overwrite=True).task("a").records == 21
-    assert sorted(path.name for path in shards_path(config).parent.iterdir()) == ["shards"]
+    assert sorted(path.name for path in shards_path(config).parent.iterdir()) == ["shards", "shards.samples"]
 
 
 def test_a_folder_of_something_else_is_never_touched(make_config: Callable[..., Config]) -> None:
@@ -194,31 +192,6 @@ def test_a_folder_of_something_else_is_never_touched(make_config: Callable[..., 
         with pytest.raises(MftcoderError, match=r"no (complete )?shards"):
             prepare(config, tell=quiet, overwrite=overwrite)
     assert (shards_path(config) / "thesis.tex").read_text() == "years of work"
-
-
-def _prepare_until_killed(config: Config) -> None:
-    def die_at_second_task(line: str) -> None:
-        if line.startswith('task "b"'):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    prepare(config, tell=die_at_second_task)
-
-
-def test_a_killed_run_leaves_nothing_that_opens_and_the_next_one_succeeds(make_config: Callable[..., Config]) -> None:
-    config = make_config({"a": pairs(20), "b": pairs(20)})
-    process = multiprocessing.get_context("spawn").Process(target=_prepare_until_killed, args=(config,))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
-    aside = shards_path(config).with_name("shards.partial")
-    assert (aside / "a" / "train").is_dir()
-    for folder in (shards_path(config), aside):
-        with pytest.raises(MftcoderError, match="no complete shards"):
-            Shards.open(folder)
-    manifest = prepare(config, tell=quiet)
-    assert not aside.exists()
-    elsewhere = make_config({"a": pairs(20), "b": pairs(20)}, output="elsewhere")
-    assert manifest.fingerprint == prepare(elsewhere, tell=quiet).fingerprint
 
 
 def test_shards_of_another_config_or_tokenizer_are_refused_with_both_values(make_config: Callable[..., Config]) -> None:

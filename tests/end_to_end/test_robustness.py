@@ -106,7 +106,7 @@ def test_export_of_a_tokenizer_that_transformers_would_change_on_the_way(tmp_pat
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoTokenizer
 
-    from mftcoder.data.manifest import vocabulary_hash
+    from mftcoder.data.inputs import vocabulary_hash
     from mftcoder.export.folder import _save_tokenizer
 
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, "a": 4, "b": 5, "▁a": 6}

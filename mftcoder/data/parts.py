@@ -1,0 +1,167 @@
+"""Encoded samples on disk, neither cut to rows nor packed: of each part of the source files a file of its own.
+
+::
+
+    SAMPLES/3f0c….arrow     the samples of one part in reading order, written as they are encoded
+    SAMPLES/3f0c….json      written last: counts and checksum; without it the part is not there
+
+A file's name is a hash of all that its samples are a function of. So parts can be made in any order, by any process or
+machine; one that is there never needs to be made again, and several configs can share a folder.
+"""
+
+import os
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mftcoder.config.schema import Config, Section, Task
+from mftcoder.data.encoding import EncodedRecords
+from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, TokenizerIdentity, file_hash, json_hash
+from mftcoder.data.location import located
+from mftcoder.data.reading import Part, parts
+
+ENCODING_VERSION = 1  # to be raised by whoever changes what samples records become
+BYTES_PER_PART = 16 * 2**20  # of a source file: seconds of work, so that a killed run loses little
+_COUNTS = ".json"
+_SECONDS_UNTIL_ABANDONED = 3600  # since something was last written
+
+
+class EncodedPart(NamedTuple):
+    """A part of a task's files, and the file of its encoded samples."""
+
+    task: Task
+    format: str
+    source: Part
+    file: Path
+
+
+class PartCounts(Section):
+    """What became of the records of a part, and what its file must be."""
+
+    records: int
+    dropped: dict[str, int]  # reason -> samples
+    size: int  # bytes of the file
+    blake2b: str
+
+
+def encoded_parts(config: Config, inputs: Inputs, folder: Path) -> list[list[EncodedPart]]:
+    """The parts of each task's files in reading order, with their places in ``folder``."""
+    return [
+        [
+            EncodedPart(task, source.format, part, folder / f"{_name(inputs.tokenizer, source, file, part)}.arrow")
+            for file in source.files
+            for part in parts(located(file.path), BYTES_PER_PART)
+        ]
+        for task, source in zip(config.data.tasks, inputs.tasks, strict=True)
+    ]
+
+
+def _name(tokenizer: TokenizerIdentity, source: TaskSource, file: SourceFile, part: Part) -> str:
+    made_with = [ENCODING_VERSION, tokenizer.hash, tokenizer.chat_template_hash, source.reading]
+    return json_hash([*made_with, file.blake2b, part.start, part.stop])
+
+
+def write_part(part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: int) -> PartCounts:
+    """Write the samples ``encoded`` of ``part``. Whatever happens, the part is there whole or not at all."""
+    schema = _schema(num_ids)
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    descriptor, name = tempfile.mkstemp(".partial", part.file.stem, part.file.parent)
+    aside = Path(name)
+    try:
+        with open(descriptor, "wb") as stream:
+            with pa.ipc.new_stream(stream, schema) as writer:
+                for chunk in encoded:
+                    writer.write_batch(_record_batch(chunk, counts["records"], part.source.path, schema))
+                    counts += chunk.counts
+                    dropped += chunk.dropped
+            stream.flush()
+            os.fsync(stream.fileno())
+        written = PartCounts(
+            records=counts["records"], dropped=dropped, size=aside.stat().st_size, blake2b=file_hash(aside)
+        )
+        aside.replace(part.file)
+        aside.write_text(written.model_dump_json())
+        aside.replace(part.file.with_suffix(_COUNTS))
+    finally:
+        aside.unlink(missing_ok=True)
+    return written
+
+
+def read_counts(part: EncodedPart) -> PartCounts | None:
+    """The counts of ``part``; None if it was never made, or is no longer what was written. Reads the whole file."""
+    try:
+        counts = PartCounts.model_validate_json(part.file.with_suffix(_COUNTS).read_bytes())
+        whole = part.file.stat().st_size == counts.size and file_hash(part.file) == counts.blake2b
+    except (OSError, ValueError):
+        return None
+    return counts if whole else None
+
+
+def find_parts(wanted: Iterable[EncodedPart]) -> dict[Path, PartCounts | None]:
+    """The counts of all parts ``wanted``, by their files; None for those that are to be made."""
+    distinct = {part.file: part for part in wanted}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(distinct, pool.map(read_counts, distinct.values()), strict=True))
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """The files of all parts in ``folder``."""
+    return [file for file in folder.glob("*.arrow") if re.fullmatch("[0-9a-f]{32}", file.stem)]
+
+
+def remove_parts(files: Iterable[Path]) -> None:
+    """Remove the parts in ``files``."""
+    for file in files:
+        file.with_suffix(_COUNTS).unlink(missing_ok=True)  # first what says that the part is there
+        file.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove from ``folder`` what killed processes left half-written; another machine may be writing there now."""
+    for file in folder.glob("*.partial"):
+        if time.time() - file.stat().st_mtime > _SECONDS_UNTIL_ABANDONED:
+            file.unlink(missing_ok=True)
+
+
+def _schema(num_ids: int) -> pa.Schema:
+    token = pa.uint16() if num_ids <= 2**16 else pa.int32()
+    columns = {
+        "input_ids": pa.list_(token),
+        "supervised": pa.list_(pa.bool_()),
+        "borders": pa.list_(pa.int32()),
+        "record": pa.int64(),  # number within the part
+        "place": pa.string(),  # behind the path of the source file: ":418"
+        "group": pa.uint64(),
+        "named": pa.bool_(),
+    }
+    return pa.schema([pa.field(name, type, nullable=False) for name, type in columns.items()])
+
+
+def _record_batch(chunk: EncodedRecords, records_before: int, path: Path, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [
+        _lists([sample.input_ids for sample in chunk.samples], schema.field("input_ids").type.value_type),
+        _lists([sample.supervised for sample in chunk.samples], pa.bool_()),
+        _lists([sample.borders for sample in chunk.samples], pa.int32()),
+        pa.array(np.array(chunk.numbers, np.int64) + records_before),
+        pa.array([place.removeprefix(str(path)) for place in chunk.places], pa.string()),
+        pa.array(chunk.groups),
+        pa.array(chunk.named),
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _lists(arrays: list[NDArray], values: pa.DataType) -> pa.ListArray:
+    offsets = np.cumsum([0, *map(len, arrays)])
+    dtype = values.to_pandas_dtype()
+    flat = np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype, copy=False)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, values))
