@@ -1,20 +1,121 @@
-"""What ``loss.denominator`` does to a rare task and to the noise of the gradient; a part of fidelity.py."""
+"""What ``loss.denominator`` changes: short runs with either on tasks of unequal sizes, and their gradients' noise.
 
+Every run sees each row once, under uniform weights, so that the losses at its end tell what a task's weight was worth.
+
+    python tools/denominators.py FOLDER code=code.jsonl math=math.jsonl nl=nl.jsonl translation=translation.jsonl
+
+FOLDER keeps what was found; with it there the tables are printed at once.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from experiment import SMALL, new_project
 
-from mftcoder.config.schema import Uniform
+from mftcoder.config.schema import Config, Uniform
 from mftcoder.data.loader import Schedule
 from mftcoder.data.mixture import Mixture
+from mftcoder.distributed import Group
 from mftcoder.engine.local import LocalEngine
 from mftcoder.engine.protocol import StepInfo
-from mftcoder.losses.weighting import build
+from mftcoder.losses.weighting import Vector, build
+from mftcoder.training.loop import take_step, upcoming_steps
+from mftcoder.training.run import set_up
 from mftcoder.training.state import Run
 from mftcoder.training.step import train_step
+from mftcoder.training.watch import losses_on
 
-ZIPF_ROWS = 240  # of the first task
+ROWS_PER_STEP = 8
+ROWS_PER_TASK = 96  # of validation
+NOISE_STEPS = 100  # whose gradients are compared
+MIXES = {  # rows of a task for each of the largest, by rank
+    "Zipf": lambda rank: 1 / (rank + 1),
+    "steep": lambda rank: 4.0**-rank,
+}
+DENOMINATORS = ("step", "epoch")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of what is found; made if need be")
+    parser.add_argument("tasks", nargs="+", metavar="NAME=FILE", help="a task's records, in any format")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], metavar="N", help="default: 0 1 2 3")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of each run (default: 300)")
+    arguments = parser.parse_args()
+    files = {name: Path(file) for name, file in (task.split("=", 1) for task in arguments.tasks)}
+    from mftcoder.engine.deepspeed import process_group
+
+    with process_group() as group:
+        found = [results(arguments.folder, files, seed, arguments.steps, group) for seed in arguments.seeds]
+    for mix in MIXES:
+        show(mix, [one[mix] for one in found])
+
+
+def results(folder: Path, files: dict[str, Path], seed: int, num_steps: int, group: Group) -> dict[str, Any]:
+    """Mix -> denominator -> what ``outcome`` finds, of one seed; measured unless it lies in ``folder``."""
+    path = folder / f"seed-{seed}.json"
+    if not path.exists():
+        training = {"per_device_train_batch_size": ROWS_PER_STEP, "learning_rate": 2e-3, "warmup_steps": 20}
+        config = new_project(
+            folder / f"seed-{seed}",
+            files,
+            validation_fraction=0.2,
+            seed=seed,
+            training={**training, "max_steps": num_steps},
+            **SMALL,
+        )
+        made = {mix: {name: outcome(config, group, mix, name, seed) for name in DENOMINATORS} for mix in MIXES}
+        path.write_text(json.dumps(made))
+    return json.loads(path.read_text())
+
+
+def outcome(config: Config, group: Group, mix: str, denominator: str, seed: int) -> dict[str, Any]:
+    """After a run of one epoch, in which every seed makes another task the rarest.
+
+    By rank of size [K]: the validation ``losses``, and the mean over steps of how much each task counted, ``weights``.
+    ``clipped``: the share of steps whose gradient was clipped. ``noise``: of a step's gradient at the weights that the
+    run ended with, the variance over the squared norm of the mean.
+    """
+    output_dir = Path(f"{config.output_dir}-{mix}-{denominator}")
+    output_dir.mkdir(exist_ok=True)
+    loss = config.loss.model_copy(update={"denominator": denominator})
+    run = set_up(config.model_copy(update={"loss": loss, "output_dir": str(output_dir)}), group, None)
+    ranks = (np.arange(len(run.tasks)) + seed) % len(run.tasks)
+    parts = np.array([MIXES[mix](rank) for rank in ranks])
+    sizes = tuple(int(size) for size in parts / parts.sum() * run.total_steps * ROWS_PER_STEP)
+    run.schedule = Schedule(Mixture(sizes, config.seed), ROWS_PER_STEP)
+    run.total_steps = sum(sizes) // ROWS_PER_STEP  # without the short last one
+    run.expected_units = units_per_step(run) if denominator == "epoch" else None
+    counted, clipped = np.zeros(len(sizes)), 0
+    for batches in upcoming_steps(run):
+        run.step_began = time.perf_counter()
+        result = take_step(run, batches)
+        counted += result.weights
+        clipped += result.info.grad_norm > config.training.max_grad_norm
+    loader, rows = run.validation
+    losses = losses_on(run, loader, [(task, row) for task, row in rows if row < ROWS_PER_TASK]).values
+    by_rank = np.argsort(ranks)
+    run.metrics.close()
+    return {
+        "losses": losses[by_rank].tolist(),
+        "weights": (counted / run.total_steps)[by_rank].tolist(),
+        "clipped": clipped / run.total_steps,
+        "noise": gradient_noise(run),
+    }
+
+
+def units_per_step(run: Run) -> Vector:
+    """[K] of a mean step of the run's schedule."""
+    units = [
+        sum(rows[row].supervised.sum() for row in range(size))
+        for rows, size in zip(run.train_loader.tasks, run.schedule.mixture.rows_per_task, strict=True)
+    ]
+    return np.array(units, np.float64) / run.total_steps
 
 
 class GradientStatistics(LocalEngine):
@@ -32,36 +133,43 @@ class GradientStatistics(LocalEngine):
         return StepInfo(float(gradient.norm()), skipped=False)
 
 
-def compare_denominators(run: Run) -> dict[str, Any]:
-    """At the weights that ``run`` ended with, over an epoch in which the i-th task has 1/i of the first one's rows.
+def gradient_noise(run: Run) -> float:
+    """At the weights that ``run`` ended with, over steps of its epoch."""
+    engine, num_steps = GradientStatistics(run.engine.model, run.config.training), min(NOISE_STEPS, run.total_steps)
+    for number in range(num_steps):
+        train_step(
+            engine,
+            list(run.train_loader.deal(run.schedule.rows(number), ROWS_PER_STEP)),
+            build(Uniform(), run.tasks),
+            step=number,
+            learning_rate=0.0,
+            reduction=run.reduction,
+            num_tasks=len(run.tasks),
+            group=run.group,
+            expected_units=run.expected_units,
+        )
+    squared_mean = float((engine.total / num_steps).square().sum())
+    return engine.squares / num_steps / squared_mean - 1
 
-    Of "step" and "epoch": ``weights`` [K], the mean over steps of how much each task counted, and ``noise``, the
-    variance of a step's gradient over the squared norm of the mean gradient.
-    """
-    rows_per_step = run.schedule.rows_per_step
-    sizes = tuple(ZIPF_ROWS // (number + 1) for number in range(len(run.tasks)))
-    schedule = Schedule(Mixture(sizes, run.config.seed), rows_per_step)
-    rows = [schedule.rows(step) for step in range(sum(sizes) // rows_per_step)]  # without the short last step
-    units = np.zeros(len(run.tasks))
-    for task, row in (pair for step_rows in rows for pair in step_rows):
-        units[task] += run.train_loader.tasks[task][row].supervised.sum()
-    found: dict[str, Any] = {}
-    for name, expected in (("step", None), ("epoch", units / len(rows))):
-        engine, weights = GradientStatistics(run.engine.model, run.config.training), []
-        for number, step_rows in enumerate(rows):
-            result = train_step(
-                engine,
-                list(run.train_loader.deal(step_rows, rows_per_step)),
-                build(Uniform(), run.tasks),
-                step=number,
-                learning_rate=0.0,
-                reduction=run.reduction,
-                num_tasks=len(run.tasks),
-                group=run.group,
-                expected_units=expected,
-            )
-            weights.append(result.weights)
-        squared_mean = float((engine.total / len(rows)).square().sum())
-        found[f"{name}_weights"] = np.mean(weights, axis=0).tolist()
-        found[f"{name}_noise"] = engine.squares / len(rows) / squared_mean - 1
-    return found
+
+def show(mix: str, found: list[dict[str, Any]]) -> None:
+    """The table of one mix: means over seeds, and of differences their standard error."""
+
+    def of(denominator: str, key: str) -> Vector:
+        return np.array([one[denominator][key] for one in found])
+
+    print(f"\n{mix}: {len(found)} seeds; by rank of size, the largest first")
+    for name in DENOMINATORS:
+        losses, weights = of(name, "losses"), of(name, "weights")
+        print(f"  {name:5}  weights {weights.mean(0).round(3)}  losses {losses.mean(0).round(3)}")
+        print(f"         mean loss {losses.mean():.4f}  clipped {of(name, 'clipped').mean():.2f}", end="")
+        print(f"  variance of the gradient {of(name, 'noise').mean():.1f} x its mean squared")
+    ratios = of("epoch", "losses") / of("step", "losses")
+    mean = of("epoch", "losses").mean(1) / of("step", "losses").mean(1)
+    error = np.sqrt(len(found))
+    print(f"  epoch / step  {ratios.mean(0).round(4)} +- {(ratios.std(0, ddof=1) / error).round(4)}", end="")
+    print(f"  mean loss {mean.mean():.4f} +- {mean.std(ddof=1) / error:.4f}")
+
+
+if __name__ == "__main__":
+    main()

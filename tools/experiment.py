@@ -14,6 +14,7 @@ from mftcoder.data.prepare import prepare
 from mftcoder.data.records import Text, read_records
 
 RECORDS_FOR_TOKENIZER = 2000  # of each task
+SMALL = {"vocabulary": 2048, "hidden_size": 128, "layers": 4, "sequence_length": 128}  # 1.05M parameters
 
 
 def new_project(

@@ -4,7 +4,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mftcoder.config.problems import show
-from mftcoder.config.schema import COBA_STEPS, CoBa, Config, Given, GivenSampling, Probe, Training
+from mftcoder.config.schema import (
+    COBA_STEPS,
+    PROBE_EVERY_STEPS,
+    CoBa,
+    Config,
+    Given,
+    GivenSampling,
+    Probe,
+    Training,
+)
 
 
 def contradictions(config: Config) -> list[str]:
@@ -152,10 +161,11 @@ def _coba(coba: CoBa) -> Iterator[str]:
         default if given is None else given
         for given, default in zip((coba.window_steps, coba.warmup_steps), COBA_STEPS[coba.preset], strict=True)
     )
-    if coba.preset == "efficient" and coba.probe.every_steps >= window:
+    every = coba.probe.every_steps or PROBE_EVERY_STEPS
+    if coba.preset == "efficient" and coba.window_steps is not None and every >= window:
         yield (
             f"loss.weighting.probe.every_steps: must be less than loss.weighting.window_steps, which is "
-            f"{window}, so that a slope has two points; found {coba.probe.every_steps}."
+            f"{window}, so that a slope has two points; found {every}."
         )
     if coba.preset == "released" and window < warmup:
         yield (

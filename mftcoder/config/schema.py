@@ -287,12 +287,21 @@ class GradNorm(Section):
     learning_rate: PositiveFloat = Field(0.025, description="Of the weights; not that of the model.")
 
 
+PROBE_EVERY_STEPS = 20
+
+
 class Probe(Section):
     """The fixed validation rows that a weighting watches (shared by all validation-based weightings)."""
 
-    every_steps: PositiveInt = Field(20, description="Optimizer steps between two looks.")
+    every_steps: PositiveInt | None = Field(
+        None,
+        description="Optimizer steps between two looks; default 20, or more where a probe of one row of every task "
+        "would then cost more than 5 % of training.",
+    )
     tokens: PositiveInt | None = Field(
-        None, description="Size of the probe; default 0.15 x every_steps x tokens per step, or all there are."
+        None,
+        description="Size of the probe, at least a row of every task; default 0.15 x every_steps x tokens per step, or "
+        "all there are.",
     )
 
 
@@ -306,10 +315,11 @@ class CoBa(Section):
         "step; `released`: as the code that MFTCoder released.",
     )
     window_steps: Annotated[int, Field(gt=1)] | None = Field(
-        None, description="N: steps over which slopes are fitted; default 100, `paper` 2M, `released` 200."
+        None,
+        description="N: steps over which slopes are fitted; default 100 or five looks, `paper` 2M, `released` 200.",
     )
     warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="W: uniform weights before this step; default 40, `paper` M, `released` 100."
+        None, description="W: uniform weights before this step; default 40 or two looks, `paper` M, `released` 100."
     )
     temperature: Annotated[float, Field(gt=0)] = Field(5.0, description="tau of the divergence factor.")
     divergence_factor: Literal["running", "common"] | None = Field(
@@ -393,10 +403,11 @@ class Loss(Section):
     """How tokens become a loss per task, and the losses of the tasks one loss."""
 
     reduction: Reduction = TokenReduction()
-    denominator: Literal["step", "epoch"] = Field(
-        "step",
-        description="A task's loss in a step is divided by its units in the step, and its weight by those of the tasks "
-        "present; or by its mean units per step over an epoch: unbiased for rare tasks, but noisier.",
+    denominator: Literal["step", "epoch"] | None = Field(
+        None,
+        description="What a task's loss in a step is divided by. `epoch`: its mean units per step, so that over the "
+        "steps it counts its weight, however rare it is. `step`: its units in the step; where it is absent the others "
+        "share its weight. Default: `epoch`; `step` with one task, proportional weights or weighted sampling.",
     )
     weighting: Weighting = Uniform()
     guard: Guard | None = Field(
@@ -461,3 +472,11 @@ class Config(Section):
         {"zero_optimization": {"stage": 0}}, description="DeepSpeed's own JSON: a path, or inline."
     )
     logging: Logging = Logging()
+
+    @property
+    def denominator(self) -> Literal["step", "epoch"]:
+        """``loss.denominator``, or the one that fits the rest of the config."""
+        if self.loss.denominator is not None:
+            return self.loss.denominator
+        in_step = len(self.data.tasks) == 1 or self.loss.weighting.type == "proportional"
+        return "step" if in_step or self.data.sampling.type == "weighted" else "epoch"

@@ -10,7 +10,7 @@ from mftcoder.data.batch import Batch
 from mftcoder.data.loader import steps
 from mftcoder.engine.optimizer import learning_rate
 from mftcoder.training.state import Run, save
-from mftcoder.training.step import train_step
+from mftcoder.training.step import StepResult, train_step
 from mftcoder.training.watch import look_at_probe, observe_more, report_skipped, validate
 
 
@@ -27,35 +27,33 @@ def train_loop(run: Run) -> None:
         if run.probe and run.step % run.probe.every_steps == 0:
             look_at_probe(run)
         improved = is_due(run, training.eval_strategy, training.eval_steps) and validate(run)
-        stop = run.early_stopping.should_stop
-        if stop or (improved and training.save_best) or is_due(run, training.save_strategy, training.save_steps):
+        if (improved and training.save_best) or is_due(run, training.save_strategy, training.save_steps):
             save(run)
             saved = run.step
-        if stop:
+        if run.ended:
             break
         run.step_began = time.perf_counter()
     if saved < run.step:
         save(run)
-    reason = "finished"
-    if run.early_stopping.should_stop:
-        reason = f"early stopping: no better validation since step {run.early_stopping.best_step}"
+    reason = run.ended or "finished"
     run.metrics.write("stop", run.step, reason=reason)
     run.metrics.tell(f"{reason} at step {run.step}; the run is in {run.output_dir}")
 
 
 def upcoming_steps(run: Run) -> Iterator[list[Batch]]:
     """This rank's micro-batches of every step that is left."""
-    left = range(run.step, run.step if run.early_stopping.should_stop else run.total_steps)
+    left = range(run.step, run.step if run.ended else run.total_steps)
     return steps(run.train_loader, run.rows, run.config.training.per_device_train_batch_size, left)
 
 
 def is_due(run: Run, strategy: str, every: int | None) -> bool:
     """Whether something that happens by ``strategy`` happens now; what happens at all also happens at the end."""
     period = every if strategy == "steps" else run.schedule.steps_per_epoch
-    return strategy != "no" and (run.step % (period or 1) == 0 or run.step == run.total_steps)
+    at_end = run.step == run.total_steps or run.ended is not None
+    return strategy != "no" and (at_end or run.step % (period or 1) == 0)
 
 
-def take_step(run: Run, batches: list[Batch]) -> None:
+def take_step(run: Run, batches: list[Batch]) -> StepResult:
     """One optimizer step. Its randomness (dropout) is a function of seed, step and rank, so resuming needs no state."""
     seed = int(np.random.SeedSequence((run.config.seed, run.step, run.group.rank)).generate_state(1, np.uint64)[0])
     torch.manual_seed(seed)
@@ -69,7 +67,8 @@ def take_step(run: Run, batches: list[Batch]) -> None:
         reduction=run.reduction,
         num_tasks=len(run.tasks),
         group=run.group,
-        expected_units=run.denominators(run.step),
+        expected_units=run.expected_units,
+        trains=run.trains(run.step),
     )
     observe_more(run, batches, result, seed)
     run.step += 1
@@ -81,3 +80,4 @@ def take_step(run: Run, batches: list[Batch]) -> None:
     run.nonfinite = run.nonfinite + 1 if result.info.skipped else 0
     if result.info.skipped:
         report_skipped(run, result)
+    return result

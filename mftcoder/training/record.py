@@ -7,6 +7,7 @@ import torch
 
 from mftcoder import __version__
 from mftcoder.config.deepspeed import zero_stage
+from mftcoder.config.schema import PROBE_EVERY_STEPS
 from mftcoder.data.manifest import Manifest
 from mftcoder.data.mixture import epoch_note
 from mftcoder.data.prepare import notes as notes_of
@@ -43,6 +44,12 @@ def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings
             if any(sizes)
             else "probe: no task has held-out samples, so the weighting has nothing to watch"
         )
+        if run.probe.sparse:
+            run.metrics.tell(
+                f"probe: to look at a row of every task every {PROBE_EVERY_STEPS} steps would cost over 5 %"
+            )
+    if (warmup := getattr(run.weighting, "warmup_steps", 0)) >= run.total_steps:
+        run.metrics.tell(f"loss.weighting: weights stay uniform, since warmup_steps is {warmup:,}")
     tasks = {
         task.name: task.splits["train"].model_dump(mode="json", exclude={"files"})
         | {"validation_samples": task.splits["validation"].samples if "validation" in task.splits else 0}

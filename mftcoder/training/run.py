@@ -85,11 +85,12 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
 
     engine, parameters = load_engine(config, settings, group)
     probe = _probe(config, shards, schedule.rows_per_step, group)
-    weighting = build(config.loss.weighting, tasks, num_mini_batches=len(probe.mini_batches) if probe else 1)
+    looks = {"num_mini_batches": len(probe.mini_batches), "every_steps": probe.every_steps} if probe else {}
+    weighting = build(config.loss.weighting, tasks, **looks)
     if "gradient_norm" in weighting.observes:
         engine.model.watch_gain(len(tasks))
     reduction = build_reduction(config.loss.reduction, tasks)
-    guard, by_epoch = config.loss.guard, config.loss.denominator == "epoch"
+    guard, by_epoch = config.loss.guard, config.denominator == "epoch"
     run = Run(
         config=config,
         tasks=tasks,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mftcoder.config.schema import Config
 from mftcoder.data.loader import Loader, Schedule
@@ -51,18 +52,23 @@ class Run:
         self.rows_seen = np.zeros(len(self.tasks))
 
     def rows(self, step: int) -> RowNumbers:
-        """The rows of ``step``, without tasks that overfit; with them rather than none at all."""
-        trains = np.array([self.guard is None or self.guard.trains(task, step) for task in range(len(self.tasks))])
+        """The rows of ``step``, without tasks that overfit; with them, though they count nothing, rather than none."""
+        trains = self.trains(step)
         if self.sampling:
             return self.sampling.rows(step, self.weighting.weights(step, np.ones(len(self.tasks))), trains)
         rows = self.schedule.rows(step)
         return [row for row in rows if trains[row[0]]] or rows
 
-    def denominators(self, step: int) -> Vector | None:
-        """[K] of ``step`` where they are not its own units: 0 for tasks that are not trained on any more."""
-        if self.expected_units is None or self.guard is None:
-            return self.expected_units
-        return self.expected_units * [self.guard.trains(task, step) for task in range(len(self.tasks))]
+    def trains(self, step: int) -> NDArray[np.bool_]:
+        """[K]: the tasks that ``step`` is to train on."""
+        return np.array([self.guard is None or self.guard.trains(task, step) for task in range(len(self.tasks))])
+
+    @property
+    def ended(self) -> str | None:
+        """Why there are no more steps although some are left; None while there are."""
+        if self.early_stopping.should_stop:
+            return f"early stopping: no better validation since step {self.early_stopping.best_step}"
+        return None if self.trains(self.step).any() else "every task overfits (loss.guard)"
 
     @property
     def output_dir(self) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mftcoder.data.batch import Batch
@@ -50,17 +51,19 @@ def train_step(
     num_tasks: int,
     group: Group,
     expected_units: Vector | None = None,
+    trains: NDArray[np.bool_] | None = None,
 ) -> StepResult:
     """Train on this rank's micro-batches of step ``step``. A step whose loss is not finite changes no weight.
 
     ``expected_units`` [K], the units of a mean step, take the place of this step's as denominators (and every task that
-    has any then counts as present); None: ``"denominator": "step"``.
+    has any then counts as present); None: ``"denominator": "step"``. Tasks that are not among ``trains`` [K] (default:
+    all) count nothing.
     """
     assert batches, "every rank takes part in every step"
     counts = [count_units(batches, num_tasks, reduction.unit), _count_rows(batches, num_tasks), _count_tokens(batches)]
     counted = group.sum(torch.cat(counts)).cpu().numpy()
     units, rows, (tokens, supervised) = np.split(counted, [num_tasks, 2 * num_tasks])
-    denominators = units if expected_units is None else expected_units
+    denominators = (units if expected_units is None else expected_units) * (1 if trains is None else trains)
     weights = weighting.weights(step, denominators)
     per_unit = np.divide(weights, denominators, out=np.zeros(num_tasks), where=denominators > 0)
     factors = torch.from_numpy(per_unit * reduction.sum_weights).to(group.device)

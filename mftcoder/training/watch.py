@@ -89,14 +89,12 @@ def observe_more(run: Run, batches: list[Batch], result: StepResult, seed: int) 
     rows = watch.take() if watch else None
     if result.info.skipped:
         return
-    present = result.units > 0
     if rows is not None:
         # Each backward pass is of Σ a_i l_i, scaled by the number of ranks.
         gradients = (run.group.sum(rows.double()) / run.group.size).cpu().numpy()
-        norms = np.divide(
-            np.linalg.norm(gradients, axis=1), result.weights, out=np.full(len(present), np.nan), where=present
+        run.weighting.observe(
+            "gradient_norm", run.step, TaskLosses.of(np.linalg.norm(gradients, axis=1), result.weights)
         )
-        run.weighting.observe("gradient_norm", run.step, TaskLosses(norms, present))
     if "replay" in run.weighting.observes:
         torch.manual_seed(seed)  # the same dropout
         again = measure(run.engine, batches, reduction=run.reduction, num_tasks=len(run.tasks), group=run.group)

@@ -209,6 +209,20 @@ def test_over_an_epoch_expected_units_give_every_task_its_weight_and_units_of_th
     np.testing.assert_allclose(effective["step"], [(1 + 0.2 + 0) / 3, (0 + 0.8 + 1) / 3, 0.0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("expected_units", [None, np.array([10.0, 4.0, 7.0])])
+def test_a_task_that_is_not_trained_on_counts_nothing_though_the_step_has_its_rows(expected_units):
+    options = {"expected_units": expected_units, "trains": np.array([True, False, True])}
+    result, gradient = run_step(engine(), cut([8]), weighting="uniform", **options)
+    weight = 1.0 if expected_units is None else result.units[0] / expected_units[0] / 2
+    np.testing.assert_allclose(result.weights, [weight, 0.0, 0.0], rtol=1e-12)
+    assert difference(gradient, formula("token", (weight, 0.0))[1]) < 1e-12
+    only = [collate([row for row in ROWS if row[0] == 1], isolate_samples=True)]
+    result, gradient = run_step(engine(), only, weighting="uniform", **options)
+    assert not result.weights.any()
+    assert not gradient.any()
+    assert result.losses.present.tolist() == [False, True, False]  # its loss is still told
+
+
 @pytest.mark.parametrize("name", REDUCTIONS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_whose_loss_is_not_finite_changes_nothing(bad, name):

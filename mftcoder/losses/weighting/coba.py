@@ -35,13 +35,17 @@ from mftcoder.losses.weighting.coba_terms import (
 )
 from mftcoder.tasks import TaskSet
 
+WINDOW_LOOKS, WARMUP_LOOKS = 5, 2  # the least that window and warm-up of "efficient" hold by default
+
 
 def preset_steps(
-    preset: str, window_steps: int | None, warmup_steps: int | None, num_mini_batches: int
+    preset: str, window_steps: int | None, warmup_steps: int | None, num_mini_batches: int, every_steps: int
 ) -> tuple[int, int]:
     """(window_steps, warmup_steps), with those of ``preset`` for None."""
     scale = num_mini_batches if preset == "paper" else 1
     window, warmup = (scale * steps for steps in COBA_STEPS[preset])
+    if preset == "efficient":
+        window, warmup = max(window, WINDOW_LOOKS * every_steps), max(warmup, WARMUP_LOOKS * every_steps)
     return (window if window_steps is None else window_steps, warmup if warmup_steps is None else warmup_steps)
 
 
@@ -80,15 +84,19 @@ class CoBa(Stateful):
         divergence_factor: Literal["running", "common"] | None,
         floor: float,
         num_mini_batches: int = 1,
+        every_steps: int = 1,
     ) -> None:
         """The settings are those of ``config.schema.CoBa``, None for what the preset says; MftcoderError if
-        K · ``floor`` reaches 1. ``num_mini_batches`` is M; it matters to the preset "paper" alone.
+        K · ``floor`` reaches 1. ``num_mini_batches`` is M; it matters to the preset "paper" alone. ``every_steps``,
+        from one look to the next, sets the least defaults of "efficient".
         """
         super().__init__(tasks)
         num_tasks = len(tasks)
         check_floor(floor, num_tasks)
         self.released = preset == "released"
-        self.window_steps, self.warmup_steps = preset_steps(preset, window_steps, warmup_steps, num_mini_batches)
+        self.window_steps, self.warmup_steps = preset_steps(
+            preset, window_steps, warmup_steps, num_mini_batches, every_steps
+        )
         if self.released and self.window_steps < self.warmup_steps:
             raise MftcoderError(
                 f'loss.weighting.window_steps: with the preset "released" it must be at least warmup_steps, which is '
