@@ -1,34 +1,27 @@
-"""How far CoBa's weights on a small probe are from those on full validation, and what each probe costs.
+"""How far CoBa's weights on a small probe are from those on full validation, what each probe costs, and how soon the
+weights answer to a task that overfits.
 
 A small model is trained under uniform weights, and at every step the loss of every validation row is recorded, once per
 seed. All else is arithmetic on the recording: a probe is a choice of steps and rows, and CoBa is replayed on it.
 
     python tools/fidelity.py FOLDER code=code.jsonl math=math.jsonl nl=nl.jsonl translation=translation.jsonl
+    python tools/fidelity.py FOLDER … --overfit math --outcomes --plot fidelity.svg
 
 FOLDER keeps the recordings; with them there the tables are printed at once.
 """
 
 import argparse
-import json
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from denominators import compare_denominators
-from experiment import new_project
+from recording import ROWS_PER_STEP, Recording, Study
 
 from mftcoder.config.schema import CoBa, Probe
 from mftcoder.losses.weighting import TaskLosses, Vector, build
 from mftcoder.tasks import TaskSet
-from mftcoder.training.loop import take_step, upcoming_steps
-from mftcoder.training.run import set_up
-from mftcoder.training.state import Run
 
-ROWS_PER_STEP = 8
-ROWS_PER_TASK = 24  # of validation
 DRAWS = 8  # probes per setting; rows are drawn anew for each
 FORWARD_SHARE = 1 / 3  # of a training step's time that its forward pass takes
 
@@ -47,132 +40,136 @@ PROBES = [  # (every_steps, size in global batches), by cost
     (10, 6.0),
     (1, 1.0),
 ]
-HISTORIES = [(24, 12), (50, 20), (100, 20), (100, 40)]  # (window_steps, warmup_steps); the first are the paper's 2M, M
-
-
-@dataclass(frozen=True)
-class Recording:
-    """The validation losses of R rows before each of T steps."""
-
-    nll: Vector  # [T, R] nats, summed over the row's supervised tokens
-    units: Vector  # [R] supervised tokens
-    tasks: np.ndarray  # [R]
-
-    @property
-    def num_tasks(self) -> int:
-        return int(self.tasks.max()) + 1
-
-    def losses(self, rows: np.ndarray) -> Vector:
-        """[T, K] nats: the tasks' means over ``rows``."""
-        member = (self.tasks[rows, None] == np.arange(self.num_tasks)).astype(np.float64)
-        return (self.nll[:, rows] @ member) / (self.units[rows] @ member)
+DEFAULT_PROBE, DEFAULT_HISTORY = (20, 3.0), (100, 40)
+HISTORIES = [
+    (24, 12),
+    (50, 20),
+    (100, 20),
+    (100, 40),
+    (200, 40),
+]  # (window_steps, warmup_steps); first the paper's 2M, M
+ANSWERS = [(0, 25), (25, 50), (50, 100)]  # steps after a task's turn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the recordings; made if need be")
     parser.add_argument("tasks", nargs="+", metavar="NAME=FILE", help="a task's records, in any format")
+    parser.add_argument("--overfit", metavar="NAME", help="a task that is to overfit: it trains on 16 rows")
+    parser.add_argument("--outcomes", action="store_true", help="also train with CoBa, once per history")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw distance and cost, as SVG or PNG")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument("--steps", type=int, default=250, metavar="N", help="of each run (default: 250)")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of each run (default: 300)")
     arguments = parser.parse_args()
     files = {name: Path(file) for name, file in (task.split("=", 1) for task in arguments.tasks)}
-    recordings = [recorded(arguments.folder, files, seed, arguments.steps) for seed in arguments.seeds]
-    for window, warmup in HISTORIES:
-        print_distances(recordings, window, warmup)
-    print(
-        f"\ndenominators, on Zipf shares of the rows, mean of {len(arguments.seeds)} seed(s); tasks: {', '.join(files)}"
-    )
-    parts = [json.loads((arguments.folder / f"denominators-{seed}.json").read_text()) for seed in arguments.seeds]
-    for name in ("step", "epoch"):
-        weights = np.mean([part[f"{name}_weights"] for part in parts], axis=0)
-        noise = np.mean([part[f"{name}_noise"] for part in parts])
-        print(f"  {name:5}  weights {np.round(weights, 3)}  variance of the gradient {noise:.2f} x its mean squared")
+    from mftcoder.engine.deepspeed import process_group
+
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    with process_group() as group:
+        study = Study(arguments.folder, files, arguments.steps, arguments.overfit, group)
+        recordings = [study.recording(seed) for seed in arguments.seeds]
+        points = {history: distances(recordings, *history) for history in HISTORIES}
+        for (window, warmup), its_points in points.items():
+            print(f"\nwindow_steps {window}, warmup_steps {warmup}; full validation: 12 global batches every step")
+            print(f"  {'probe':44}{'cost':>8}  distance (per seed)")
+            for point in its_points:
+                shown = " ".join(f"{distance:.3f}" for distance in point.per_seed)
+                print(f"  {point.name:44}{point.cost:7.3f}x  {point.distance:.3f} ({shown})")
+        if arguments.overfit:
+            print_answers(recordings, list(files).index(arguments.overfit))
+        if arguments.outcomes:
+            print_outcomes(study, arguments.seeds)
+    if arguments.plot:
+        from fidelity_plot import draw
+
+        draw(arguments.plot, points[DEFAULT_HISTORY], DEFAULT_HISTORY)
 
 
-def recorded(folder: Path, files: dict[str, Path], seed: int, num_steps: int) -> Recording:
-    """The recording of ``seed``, made unless it lies in ``folder``; beside it what is measured of the denominators."""
-    path = folder / f"seed-{seed}.npz"
-    if not path.exists():
-        from mftcoder.engine.deepspeed import process_group
+@dataclass(frozen=True)
+class Point:
+    """A probe: what it costs, as a share of training, and how far CoBa on it is from CoBa on full validation."""
 
-        config = new_project(
-            folder / f"seed-{seed}",
-            files,
-            sequence_length=128,
-            vocabulary=2048,
-            hidden_size=128,
-            layers=4,
-            validation_fraction=0.2,
-            seed=seed,
-            training={
-                "per_device_train_batch_size": ROWS_PER_STEP,
-                "learning_rate": 2e-3,
-                "warmup_steps": 20,
-                "max_steps": num_steps,
-            },
-        )
-        Path(config.output_dir).mkdir(exist_ok=True)
-        with process_group() as group:
-            run = set_up(config, group, None)
-            made = record(run)
-            np.savez(path, nll=made.nll, units=made.units, tasks=made.tasks)
-            (folder / f"denominators-{seed}.json").write_text(json.dumps(compare_denominators(run)))
-    return Recording(**np.load(path))
+    name: str
+    cost: float  # relative to training without a probe
+    per_seed: list[float]
+
+    @property
+    def distance(self) -> float:
+        return float(np.mean(self.per_seed))
 
 
-def record(run: Run) -> Recording:
-    """Train to the end, and look at the validation rows before every step."""
-    loader, rows = run.validation
-    chosen = [(task, row) for task, row in rows if row < ROWS_PER_TASK]
-    batches = list(loader.deal(chosen, 32))
-    nll = []
-    for step_batches in upcoming_steps(run):
-        run.step_began = time.perf_counter()
-        nll.append(torch.cat(list(row_sums(run, batches))).numpy())
-        take_step(run, step_batches)
-    units = [loader.tasks[task][row].supervised.sum() for task, row in chosen]
-    return Recording(np.stack(nll), np.array(units, np.float64), np.array([task for task, _ in chosen]))
+def distances(recordings: list[Recording], window: int, warmup: int) -> list[Point]:
+    """Of every probe: mean over draws, steps from ``warmup`` on and tasks of |weight - full validation's|."""
+    everything = [coba_weights(each, window, warmup, 1, each.all_rows) for each in recordings]
 
-
-@torch.no_grad()
-def row_sums(run: Run, batches: list) -> Iterator[torch.Tensor]:
-    """[B] of each batch: the NLL of its rows, dropout off."""
-    run.engine.train(False)
-    for batch in batches:
-        num_rows, width = batch.input_ids.shape
-        nll, *_ = run.engine(batch)
-        yield nll.double().new_zeros(num_rows).index_add(0, batch.supervised // width, nll.double())
-    run.engine.train(True)
-
-
-def print_distances(recordings: list[Recording], window: int, warmup: int) -> None:
-    """The table: mean over seeds, draws, steps from ``warmup`` on and tasks of |weight - full validation's|."""
-    num_batches = len(recordings[0].units) / ROWS_PER_STEP
-    print(f"\nwindow_steps {window}, warmup_steps {warmup}; full validation: {num_batches:g} global batches every step")
-    print(f"  {'probe':44}{'cost':>8}  distance (per seed)")
-    everything = [coba_weights(each, window, warmup, 1, np.arange(len(each.units))) for each in recordings]
-
-    def line(name: str, cost: float, weights: list[list[Vector]]) -> None:
-        distances = [
+    def point(name: str, cost: float, weights: list[list[Vector]]) -> Point:
+        per_seed = [
             float(np.mean([np.abs(one - full)[warmup:].mean() for one in draws]))
             for draws, full in zip(weights, everything, strict=True)
         ]
-        shown = " ".join(f"{distance:.3f}" for distance in distances)
-        print(f"  {name:44}{1 + cost:7.3f}x  {np.mean(distances):.3f} ({shown})")
+        return Point(name, 1 + cost, per_seed)
 
-    line("none: uniform weights", 0.0, [[np.full_like(full, 1 / full.shape[1])] for full in everything])
-    name = "paper: one cyclic mini-batch, every step"
-    line(name, FORWARD_SHARE, [[paper_weights(each, window, warmup)] for each in recordings])
+    points = [
+        point("none: uniform weights", 0.0, [[np.full_like(full, 1 / full.shape[1])] for full in everything]),
+        point(
+            "paper: one cyclic mini-batch, every step",
+            FORWARD_SHARE,
+            [[paper_weights(each, window, warmup)] for each in recordings],
+        ),
+    ]
     for every, size in PROBES:
-        rows = round(size * ROWS_PER_STEP)
-        if rows < recordings[0].num_tasks:
-            continue
-        draws = [
-            [coba_weights(each, window, warmup, every, probe_rows(each, rows, draw)) for draw in range(DRAWS)]
-            for each in recordings
-        ]
-        name = f"efficient: {size:g} global batches every {every}"
-        line(name, FORWARD_SHARE * rows / (ROWS_PER_STEP * every), draws)
+        if size * ROWS_PER_STEP >= recordings[0].num_tasks and every < window:
+            draws = [drawn_weights(each, window, warmup, every, size) for each in recordings]
+            points.append(
+                point(f"efficient: {size:g} global batches every {every}", FORWARD_SHARE * size / every, draws)
+            )
+    return points
+
+
+def drawn_weights(recording: Recording, window: int, warmup: int, every: int, size: float) -> list[Vector]:
+    """[T, K] of each of DRAWS probes of ``size`` global batches."""
+    rows = [probe_rows(recording, round(size * ROWS_PER_STEP), draw) for draw in range(DRAWS)]
+    return [coba_weights(recording, window, warmup, every, chosen) for chosen in rows]
+
+
+def print_answers(recordings: list[Recording], task: int) -> None:
+    """How much a task that overfits weighs after its loss has turned: on full validation, and on the default probe."""
+    turns = [int(np.argmin(each.losses(each.all_rows)[:, task])) for each in recordings]
+    lasts = [each.losses(each.all_rows)[-1, task] / each.losses(each.all_rows)[:, task].min() for each in recordings]
+    rises = " ".join(f"{last:.2f}x" for last in lasts)
+    print(f"\nthe task that overfits: its loss is least before steps {turns}, and {rises} of that at the end")
+    print(f"  {'its weight, of 1/K, by steps after the turn':44}" + "".join(f"{a:>6}-{b}" for a, b in ANSWERS))
+    for window, warmup in HISTORIES:
+        for name, every, size in (("full", 1, None), ("probe", *DEFAULT_PROBE)):
+            if every >= window:
+                continue
+            found = []
+            for each, turn in zip(recordings, turns, strict=True):
+                full = size is None and [coba_weights(each, window, warmup, 1, each.all_rows)]
+                for weights in full or drawn_weights(each, window, warmup, every, size or 0):
+                    after = weights[turn:, task] * each.num_tasks
+                    found.append([after[first:last].mean() for first, last in ANSWERS])
+            shown = "".join(f"{value:9.2f}" for value in np.mean(found, axis=0))
+            print(f"  {f'window_steps {window}, warmup_steps {warmup}, {name}':44}{shown}")
+
+
+def print_outcomes(study: Study, seeds: list[int]) -> None:
+    """Runs with CoBa and its default probe: validation losses at the end over those at the start."""
+    print(
+        f"\n{'outcomes: final / first validation loss':46}mean over tasks (per seed)  by task: {', '.join(study.files)}"
+    )
+    weightings: list[Mapping] = [{"type": "uniform"}]
+    weightings += [
+        {"type": "coba", "window_steps": window, "warmup_steps": warmup} for window, warmup in HISTORIES if warmup != 12
+    ]
+    for weighting in weightings:
+        ratios = []
+        for seed in seeds:
+            before, after = study.outcome(seed, weighting)
+            ratios.append(after / before)
+        name = ", ".join(str(value) for value in weighting.values())
+        shown = " ".join(f"{ratio.mean():.4f}" for ratio in ratios)
+        print(f"  {name:44}{np.mean(ratios):.4f} ({shown})  {np.mean(ratios, axis=0).round(4)}")
 
 
 def probe_rows(recording: Recording, num_rows: int, draw: int) -> np.ndarray:

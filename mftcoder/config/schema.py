@@ -279,12 +279,22 @@ class Lbtw(Section):
     exponent: PositiveFloat = Field(0.5, description="b: weights in proportion to (loss / first loss)^b.")
 
 
+SharedParameters = Annotated[
+    Literal["final_norm", "lm_head"],
+    Field(
+        description="Whose gradients are compared: `final_norm`, its gain, costs nothing; `lm_head`, its weight, as in "
+        "CoBa's comparison, keeps its gradient per task in float32 and makes the logits twice."
+    ),
+]
+
+
 class GradNorm(Section):
     """The tasks' gradients are kept at the size their pace asks for (Chen et al., ICML 2018)."""
 
     type: Literal["gradnorm"]
     alpha: Annotated[float, Field(ge=0)] = Field(1.5, description="How strongly slower tasks are favoured.")
     learning_rate: PositiveFloat = Field(0.025, description="Of the weights; not that of the model.")
+    shared: SharedParameters = "final_norm"
 
 
 PROBE_EVERY_STEPS = 20
@@ -354,6 +364,7 @@ class GradNormValid(Section):
     type: Literal["gradnorm_valid"]
     alpha: Annotated[float, Field(ge=0)] = Field(1.5, description="How strongly slower tasks are favoured.")
     learning_rate: PositiveFloat = Field(0.025, description="Of the weights; not that of the model.")
+    shared: SharedParameters = "final_norm"
     probe: Probe = Probe()
 
 

@@ -1,6 +1,7 @@
 """A micro-batch: what the model sees and which positions count."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ class Batch:
     targets: Tensor  # [S] int64
     sample_ids: Tensor  # [S] int64; which of the N samples each position belongs to
     sample_keys: Tensor  # [N] int64; the samples' ids in their shard (unique within task and split)
+    task_spans: tuple[tuple[int, int], ...] = ()  # (task, positions) of each row's supervised ones; on the host
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on ``device``; copies do not block."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in values if isinstance(v, Tensor)}
         return replace(self, **moved)
 
     @property

@@ -51,6 +51,7 @@ def collate(rows: Sequence[tuple[int, Row]], *, isolate_samples: bool, length: i
         targets=joined(targets),
         sample_ids=joined(sample_ids),
         sample_keys=joined(sample_keys),
+        task_spans=tuple((task, len(its)) for (task, _), its in zip(rows, targets, strict=True)),
     )
 
 

@@ -5,6 +5,7 @@ One autograd function serves both uses. When it is known beforehand how much eac
 size S·H·V instead of the four that recomputing takes. Otherwise the backward pass makes the logits again.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,28 @@ class LogitTransform:
         return None if self.soft_cap is None else 1 - (logits / self.soft_cap) ** 2
 
 
+@dataclass(frozen=True)
+class ByTask:
+    """Where the gradient at the head's weight is also collected for each task apart.
+
+    Attributes:
+        sums: [K, V, H] float32, added to by every backward pass.
+        spans: (task, number of positions) of consecutive positions. They lie on the host, so that no accelerator waits.
+    """
+
+    sums: Tensor
+    spans: tuple[tuple[int, int], ...]
+
+    def within(self, part: slice) -> Iterator[tuple[int, slice]]:
+        """(task, its positions within ``part``, counted from there) of the spans that meet ``part``."""
+        first = 0
+        for task, length in self.spans:
+            start, stop = max(first, part.start), min(first + length, part.stop)
+            if start < stop:
+                yield task, slice(start - part.start, stop - part.start)
+            first += length
+
+
 def chunked_nll(
     hidden: Tensor,
     weight: Tensor,
@@ -41,6 +64,7 @@ def chunked_nll(
     coefficients: Tensor | None = None,
     transform: LogitTransform = LogitTransform(),
     chunk_size: int | None = None,
+    by_task: ByTask | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Per-position NLL, and its weighted sum as a loss.
 
@@ -52,6 +76,7 @@ def chunked_nll(
         coefficients: [S] floating, how much each position counts in the loss; None: the NLL itself is differentiable.
         transform: what stands between the linear head and the softmax.
         chunk_size: positions per chunk; default: as many as make CHUNK_ELEMENTS logits.
+        by_task: what the backward pass is to fill. It then makes the logits again even with coefficients.
 
     Returns:
         ``(nll, loss)``: nll [S] in nats and loss [] = Σ coefficients · nll, both float32 (float64 from
@@ -59,7 +84,10 @@ def chunked_nll(
         carries a gradient, without them only the nll does (and the loss is 0).
     """
     chunk = chunk_size or max(1, CHUNK_ELEMENTS // weight.shape[0])
-    return _ChunkedNLL.apply(hidden, weight, bias, targets, coefficients, transform, chunk)
+    if by_task is not None and coefficients is not None:
+        nll, _ = _ChunkedNLL.apply(hidden, weight, bias, targets, None, transform, chunk, by_task)
+        return nll.detach(), (coefficients.to(nll.dtype) * nll).sum()
+    return _ChunkedNLL.apply(hidden, weight, bias, targets, coefficients, transform, chunk, by_task)
 
 
 class _ChunkedNLL(torch.autograd.Function):
@@ -73,10 +101,11 @@ class _ChunkedNLL(torch.autograd.Function):
         coefficients: Tensor | None,
         transform: LogitTransform,
         chunk: int,
+        by_task: ByTask | None,
     ) -> tuple[Tensor, Tensor]:
         grads = None if coefficients is None else _Gradients(ctx.needs_input_grad, hidden, weight, bias)
         nll = _run(hidden, weight, bias, targets, coefficients, transform, chunk, grads)
-        ctx.transform, ctx.chunk, ctx.made = transform, chunk, None
+        ctx.transform, ctx.chunk, ctx.by_task, ctx.made = transform, chunk, by_task, None
         if grads is None or coefficients is None:
             ctx.save_for_backward(hidden, weight, bias, targets)
             loss = nll.new_zeros(())
@@ -92,11 +121,11 @@ class _ChunkedNLL(torch.autograd.Function):
         if ctx.made:
             # In place: at [V, H] a second copy would be the largest tensor of the step. The graph serves once.
             made, ctx.made = [None if grad is None else grad.mul_(grad_loss) for grad in ctx.made], None
-            return *made, None, None, None, None
+            return *made, None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
-        grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias)
+        grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias, ctx.by_task)
         _run(hidden, weight, bias, targets, grad_nll, ctx.transform, ctx.chunk, grads)
-        return *grads.finished(), None, None, None, None
+        return *grads.finished(), None, None, None, None, None
 
 
 def _run(
@@ -150,8 +179,15 @@ class _Gradients:
     Those of weight and bias are sums over chunks and are kept in float32 until finished.
     """
 
-    def __init__(self, needed: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        self._inputs = hidden, weight
+    def __init__(
+        self,
+        needed: tuple[bool, ...],
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        by_task: ByTask | None = None,
+    ) -> None:
+        self._inputs, self._by_task = (hidden, weight), by_task
         wide = torch.promote_types(weight.dtype, torch.float32)
         self.hidden = torch.zeros_like(hidden) if needed[0] else None
         self.weight = torch.zeros_like(weight, dtype=wide) if needed[1] else None
@@ -165,9 +201,14 @@ class _Gradients:
         grad, factors = grad.to(hidden.dtype), factors[:, None]
         if self.hidden is not None:
             self.hidden[part] = (grad @ weight) * factors
-        if self.weight is None:
+        if self.weight is None and self._by_task is None:
             return
         scaled = (hidden[part] * factors).to(hidden.dtype)
+        if self._by_task is not None:
+            for task, its in self._by_task.within(part):
+                self._by_task.sums[task] += grad[its].T @ scaled[its]
+        if self.weight is None:
+            return
         if self.weight.dtype == hidden.dtype:
             self.weight.addmm_(grad.T, scaled)
         else:

@@ -1,7 +1,7 @@
 """What differs between model families: where the backbone is, how samples are isolated, how logits are made."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from transformers import PreTrainedModel
 
 from mftcoder.data.batch import Batch
 from mftcoder.errors import MftcoderError
-from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
-from mftcoder.models.gain import GainWatch
+from mftcoder.losses.chunked_nll import ByTask, LogitTransform, chunked_nll
 from mftcoder.models.quantization import whole_size
 from mftcoder.models.router import RouterLoss
+from mftcoder.models.task_gradients import GainWatch, GradientWatch, HeadWatch
 
 
 class Head(nn.Module):
@@ -22,9 +22,19 @@ class Head(nn.Module):
         super().__init__()
         self.weight, self.bias, self.transform = weight, bias, transform
 
-    def forward(self, hidden: Tensor, targets: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, targets: Tensor, coefficients: Tensor | None, by_task: ByTask | None
+    ) -> tuple[Tensor, Tensor]:
         """See ``chunked_nll``."""
-        return chunked_nll(hidden, self.weight, self.bias, targets, coefficients=coefficients, transform=self.transform)
+        return chunked_nll(
+            hidden,
+            self.weight,
+            self.bias,
+            targets,
+            coefficients=coefficients,
+            transform=self.transform,
+            by_task=by_task,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class TokenNLL(nn.Module):
         self.model = model  # or a PeftModel around one
         self.adapter = adapter
         self.head = adapter.head(self.causal)
-        self.gain_watch: GainWatch | None = None
+        self.gradient_watch: GradientWatch | None = None
         self.router_loss = RouterLoss.of(self.causal.config, router_loss_coefficient)
 
     @property
@@ -91,9 +101,12 @@ class TokenNLL(nn.Module):
         """The causal language model, whatever wraps it."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def watch_gain(self, num_tasks: int) -> None:
-        """From now on collect each task's gradient at the final norm's gain, in ``gain_watch``."""
-        self.gain_watch = GainWatch(self.adapter.backbone(self.causal), num_tasks)
+    def watch_gradients(self, num_tasks: int, shared: Literal["final_norm", "lm_head"]) -> None:
+        """From now on collect each task's gradient at ``shared`` parameters, in ``gradient_watch``."""
+        if shared == "lm_head":
+            self.gradient_watch = HeadWatch(self.head.weight, num_tasks)
+        else:
+            self.gradient_watch = GainWatch(self.adapter.backbone(self.causal), num_tasks)
 
     def forward(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(nll [S], loss []) as in ``chunked_nll``, over the batch's supervised positions; and the routers' loss [].
@@ -103,9 +116,8 @@ class TokenNLL(nn.Module):
         with_routers = self.router_loss is not None and self.training
         hidden, router_logits = self.adapter.run_backbone(self.causal, batch, with_routers=with_routers)
         selected = hidden.flatten(0, 1).index_select(0, batch.supervised)
-        if self.gain_watch is not None:
-            self.gain_watch.follow(selected, batch.supervised, batch.supervised_tasks)
-        nll, loss = self.head(selected, batch.targets, coefficients)
+        by_task = self.gradient_watch.follow(selected, batch) if self.gradient_watch is not None else None
+        nll, loss = self.head(selected, batch.targets, coefficients, by_task)
         routers = loss.new_zeros(())
         if with_routers and self.router_loss is not None:
             routers = self.router_loss(router_logits, batch.segment_ids > 0)

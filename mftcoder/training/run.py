@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from mftcoder.config.deepspeed import resolve, zero_stage
-from mftcoder.config.schema import Config
+from mftcoder.config.schema import Config, GradNorm, GradNormValid
 from mftcoder.data.chat import check_vocabulary, load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.manifest import changed_sources, check_matches
@@ -27,6 +27,7 @@ from mftcoder.models.adapter import num_parameters
 from mftcoder.models.check import check_model
 from mftcoder.models.load import load_config, load_token_nll, maximum_length
 from mftcoder.models.quantization import check_unquantized
+from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.checkpoint import Checkpoint, verify_files
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.loop import train_loop
@@ -87,8 +88,8 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     probe = _probe(config, shards, schedule.rows_per_step, group)
     looks = {"num_mini_batches": len(probe.mini_batches), "every_steps": probe.every_steps} if probe else {}
     weighting = build(config.loss.weighting, tasks, **looks)
-    if "gradient_norm" in weighting.observes:
-        engine.model.watch_gain(len(tasks))
+    if isinstance(config.loss.weighting, GradNorm | GradNormValid):
+        engine.model.watch_gradients(len(tasks), config.loss.weighting.shared)
     reduction = build_reduction(config.loss.reduction, tasks)
     guard, by_epoch = config.loss.guard, config.denominator == "epoch"
     run = Run(
@@ -134,6 +135,8 @@ def _check(config: Config, shards: Shards, model_config: PretrainedConfig, setti
     check_vocabulary(tokenizer, model_config)
     check_unquantized(model_config, config.model.path)
     check_length(config, maximum_length(model_config))
+    if getattr(config.loss.weighting, "shared", None) == "lm_head":
+        check_head_gradients(model_config, len(config.data.tasks))
     check_settings(settings)
     if changed := changed_sources(shards.manifest, config):
         print(

@@ -15,6 +15,7 @@ from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 from mftcoder.models.load import load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
+from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.run import check_length, make_schedule
 
 
@@ -43,6 +44,8 @@ def _model(config: Config, world_size: int) -> str:
     check_unquantized(model, config.model.path)
     longest = maximum_length(model)
     check_length(config, longest)
+    if getattr(config.loss.weighting, "shared", None) == "lm_head":
+        check_head_gradients(model, len(config.data.tasks))
     return f"{model.model_type}, made for {f'up to {longest:,}' if longest else 'any number of'} tokens"
 
 

@@ -85,16 +85,13 @@ def losses_on(run: Run, loader: Loader, rows: RowNumbers) -> TaskLosses:
 
 def observe_more(run: Run, batches: list[Batch], result: StepResult, seed: int) -> None:
     """Show the weighting what it wants to know of the step beside its losses."""
-    watch = run.engine.model.gain_watch
-    rows = watch.take() if watch else None
+    watch = run.engine.model.gradient_watch
+    norms = watch.take(run.group) if watch else None
     if result.info.skipped:
         return
-    if rows is not None:
-        # Each backward pass is of Σ a_i l_i, scaled by the number of ranks.
-        gradients = (run.group.sum(rows.double()) / run.group.size).cpu().numpy()
-        run.weighting.observe(
-            "gradient_norm", run.step, TaskLosses.of(np.linalg.norm(gradients, axis=1), result.weights)
-        )
+    if norms is not None:  # of Σ a_i l_i, task by task
+        own = TaskLosses.of(norms.cpu().numpy(), result.weights)
+        run.weighting.observe("gradient_norm", run.step, own)
     if "replay" in run.weighting.observes:
         torch.manual_seed(seed)  # the same dropout
         again = measure(run.engine, batches, reduction=run.reduction, num_tasks=len(run.tasks), group=run.group)

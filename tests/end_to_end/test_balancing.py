@@ -29,6 +29,7 @@ WEIGHTINGS: dict[str, dict[str, Any]] = {
     "dwa": {"type": "dwa", "window_steps": 1},
     "uncertainty": {"type": "uncertainty"},
     "gradnorm": {"type": "gradnorm"},
+    "gradnorm lm_head": {"type": "gradnorm", "shared": "lm_head"},
     "gradnorm_valid": {"type": "gradnorm_valid", "probe": PROBE},
     "multiplicative": {"type": "multiplicative", "probe": PROBE},
 }

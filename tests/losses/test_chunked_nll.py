@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from mftcoder.losses.chunked_nll import LogitTransform, chunked_nll
+from mftcoder.losses.chunked_nll import ByTask, LogitTransform, chunked_nll
 
 S, H, V = 23, 7, 31
 
@@ -49,6 +49,29 @@ def test_nll_and_gradients_equal_those_of_whole_logits(transform, bias, chunk, k
     torch.testing.assert_close(nll.detach(), expected_nll.detach(), rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, S, 100])
+@pytest.mark.parametrize("known_beforehand", [True, False])
+def test_the_gradient_at_the_weight_is_also_told_task_by_task(chunk, known_beforehand):
+    hidden, weight, b, targets, counts = inputs()
+    transform, spans = LogitTransform(1.5, 3.0), ((0, 4), (2, 9), (2, 0), (0, 7), (3, 3))
+    tasks = torch.tensor([task for task, length in spans for _ in range(length)])
+    nll = cross_entropy(whole_logits(hidden, weight, b, transform), targets, reduction="none")
+    expected = [
+        torch.autograd.grad(3.0 * (counts * nll)[tasks == task].sum(), weight, retain_graph=True)[0]
+        for task in range(4)
+    ]
+    whole = torch.autograd.grad(3.0 * (counts * nll).sum(), (hidden, weight, b))
+
+    by_task = ByTask(torch.zeros(4, V, H, dtype=torch.float64), spans)
+    coefficients = counts if known_beforehand else None
+    ours, loss = chunked_nll(
+        hidden, weight, b, targets, coefficients=coefficients, transform=transform, chunk_size=chunk, by_task=by_task
+    )
+    found = torch.autograd.grad(3.0 * (loss if known_beforehand else (counts * ours).sum()), (hidden, weight, b))
+    torch.testing.assert_close(by_task.sums, torch.stack(expected), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_gradient_through_the_nll_passes_gradcheck():

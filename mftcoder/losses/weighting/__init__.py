@@ -45,10 +45,11 @@ def build(
 ) -> TaskWeighting:
     """The weighting that ``loss.weighting`` asks for; MftcoderError if its settings do not fit ``tasks``.
 
-    ``probe`` says what is observed and when, so it belongs to the training loop. ``num_mini_batches`` is M, the global
-    mini-batches of the probe, which CoBa's preset "paper" is measured in, and ``every_steps`` lie between two looks.
+    ``probe`` and ``shared`` say what is observed, so they belong to the training loop. ``num_mini_batches`` is M, the
+    global mini-batches of the probe, which CoBa's preset "paper" is measured in, and ``every_steps`` lie between two
+    looks.
     """
-    settings = config.model_dump(exclude={"type", "probe"})
+    settings = config.model_dump(exclude={"type", "probe", "shared"})
     if isinstance(config, schema.CoBa):
         settings |= {"num_mini_batches": num_mini_batches, "every_steps": every_steps}
     return WEIGHTINGS[config.type](tasks, **settings)
