@@ -1,0 +1,1 @@
+"""Which texts to leave out: duplicates, and what stands in a benchmark."""
