@@ -75,6 +75,11 @@ class Manifest(Section):
             fingerprint=_fingerprint(inputs, tasks),
         )
 
+    @property
+    def files(self) -> list[FileEntry]:
+        """All files of the shards but the manifest itself."""
+        return [entry for task in self.tasks for split in task.splits.values() for entry in split.files]
+
     def task(self, name: str) -> TaskCounts:
         """The counts of the task called ``name``; MftcoderError if there is none."""
         for task in self.tasks:

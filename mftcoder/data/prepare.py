@@ -21,6 +21,7 @@ from mftcoder.data.encoding import Encoder
 from mftcoder.data.fitting import fit_all
 from mftcoder.data.holdout import SPLITS, hold_out, seeded
 from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
+from mftcoder.data.location import is_remote, located
 from mftcoder.data.making import Tell, make_parts
 from mftcoder.data.manifest import MANIFEST, Manifest, SplitCounts, TaskCounts
 from mftcoder.data.packing import Layout, pack
@@ -44,7 +45,7 @@ _BYTES_PER_WORKER = 64 * 2**20  # less is tokenized sooner than another process 
 
 def shards_path(config: Config) -> Path:
     """Where the shards of ``config`` lie: data.shards, or else ``shards`` in the output folder."""
-    return Path(config.data.shards or Path(config.output_dir) / "shards")
+    return located(config.data.shards) if config.data.shards else Path(config.output_dir) / "shards"
 
 
 def samples_path(config: Config) -> Path:
@@ -60,6 +61,11 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
     without ``overwrite`` if the folder holds others. Waits while another process makes them.
     """
     folder = shards_path(config)
+    if is_remote(folder):
+        raise MftcoderError(
+            f"data.shards: shards are made in a folder of this machine; found {folder}. Tokenize with another "
+            f"data.shards, copy that folder to {folder}, {MANIFEST} last, and then train."
+        )
     with locked(folder.with_name(f"{folder.name}.lock"), "it tokenizes into the same folder", tell):
         _refuse_foreign(folder)
         tokenizer = load_tokenizer(config.model, config.data.chat)

@@ -20,9 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mftcoder.data.copies import local_copy
 from mftcoder.data.fitting import Encoded, Piece, Pieces, Samples, cut
 from mftcoder.data.holdout import SPLITS
 from mftcoder.data.inputs import FileEntry, file_hash, json_hash
+from mftcoder.data.location import is_remote, located
 from mftcoder.data.manifest import MANIFEST, Manifest
 from mftcoder.data.packing import Layout
 from mftcoder.errors import MftcoderError
@@ -32,7 +34,6 @@ _COLUMNS = {"input_ids": "int32", "supervised": "uint8", "segment_lengths": "int
 _SCHEMA = pa.schema([(name, pa.list_(pa.type_for_alias(dtype))) for name, dtype in _COLUMNS.items()])
 _ROWS_PER_BATCH = 256
 _BYTES_PER_FILE = 512 * 2**20
-_REMEDY = "Restore it, or tokenize again with --overwrite."
 
 
 class Row(NamedTuple):
@@ -90,21 +91,24 @@ class Shards:
 
     @classmethod
     def open(cls, path: str | Path, verify: Literal["quick", "full"] = "quick") -> "Shards":
-        """The shards in ``path``.
+        """The shards in ``path``; if that is the URL of a remote folder, the copy of them on this host.
 
         Raises MftcoderError, naming the file, if one is missing or has another size than the manifest says ("quick"),
         or another checksum ("full", which reads everything).
         """
-        folder = Path(path)
+        folder, remedy = located(path), "Restore it, or tokenize again with --overwrite."
+        if is_remote(folder):
+            folder = local_copy(folder)
+            remedy = f"Remove {folder}: it is copied anew."
         manifest = Manifest.read(folder)
-        for entry in (entry for task in manifest.tasks for split in task.splits.values() for entry in split.files):
+        for entry in manifest.files:
             file = folder / entry.path
             if not file.is_file():
-                raise MftcoderError(f"{file}: is missing. {_REMEDY}")
+                raise MftcoderError(f"{file}: is missing. {remedy}")
             if (size := file.stat().st_size) != entry.size:
-                raise MftcoderError(f"{file}: has {size} bytes; {entry.size} were written. {_REMEDY}")
+                raise MftcoderError(f"{file}: has {size} bytes; {entry.size} were written. {remedy}")
             if verify == "full" and file_hash(file) != entry.blake2b:
-                raise MftcoderError(f"{file}: is damaged: its checksum is not {entry.blake2b}. {_REMEDY}")
+                raise MftcoderError(f"{file}: is damaged: its checksum is not {entry.blake2b}. {remedy}")
         return cls(folder, manifest)
 
     def rows(self, task: str, split: str = "train") -> Rows:
