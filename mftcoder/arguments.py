@@ -12,6 +12,10 @@ ANY_MODEL = "a run, one of its checkpoints, a folder that transformers or peft l
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 the input is at fault. Each command has its own --help."
 
 
+class PathOrUrl(str):
+    """A path, or a URL that a Path would spoil."""
+
+
 class AddCommand(Protocol):
     """Adds a subcommand; ``example`` is shown below its help."""
 
@@ -68,7 +72,8 @@ def _data_commands(add: AddCommand) -> None:
         "mftcoder inspect shards/mixed --task code --limit 1\n"
         "  mftcoder inspect shards/mixed --grep 'TODO|FIXME' --html found.html",
     )
-    inspect.add_argument("shards", type=Path, metavar="SHARDS", help="folder of shards")
+    inspect.add_argument("shards", type=PathOrUrl, metavar="SHARDS", help="folder of shards")
+    _verify(inspect)
     inspect.add_argument("--task", metavar="NAME", help="only this task (default: all)")
     inspect.add_argument("--split", default="train", choices=("train", "probe", "validation"), help="default: train")
     place = inspect.add_mutually_exclusive_group()
@@ -116,6 +121,7 @@ def _training_commands(add: AddCommand) -> None:
     validate.add_argument(
         "--world-size", type=_positive, default=1, metavar="N", help="ranks it will run on (default: 1)"
     )
+    _verify(validate)
     _json(validate, "print the checks as JSON")
 
     train = add(
@@ -127,6 +133,7 @@ def _training_commands(add: AddCommand) -> None:
     )
     _config(train)
     train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint, if there is one")
+    _verify(train)
 
 
 def _model_commands(add: AddCommand) -> None:
@@ -136,7 +143,10 @@ def _model_commands(add: AddCommand) -> None:
         "mftcoder evaluate exports/code --shards shards/code --against Qwen/Qwen2.5-Coder-7B",
     )
     evaluate.add_argument("model", metavar="MODEL", help=ANY_MODEL)
-    evaluate.add_argument("--shards", type=Path, required=True, metavar="DIR", help="shards made with its tokenizer")
+    evaluate.add_argument(
+        "--shards", type=PathOrUrl, required=True, metavar="DIR", help="shards made with its tokenizer"
+    )
+    _verify(evaluate)
     evaluate.add_argument(
         "--split", default="validation", choices=("train", "probe", "validation"), help="default: validation"
     )
@@ -153,7 +163,7 @@ def _model_commands(add: AddCommand) -> None:
     )
     source.add_argument(
         "--held-out",
-        type=Path,
+        type=PathOrUrl,
         metavar="SHARDS",
         help="validation samples; prints their true answers too, as JSON lines",
     )
@@ -240,6 +250,15 @@ def _config(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="override a key, e.g. training.learning_rate=1e-5; repeatable",
+    )
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verify",
+        choices=("quick", "full"),
+        default="quick",
+        help="check the sizes of the shards' files, or read them whole and check their contents (default: quick)",
     )
 
 

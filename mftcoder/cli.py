@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mftcoder.arguments import make_parser
+from mftcoder.arguments import PathOrUrl, make_parser
 from mftcoder.config.load import load
 from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError, ReportedByMain, RunError
@@ -89,7 +89,7 @@ def inspect(arguments: Namespace) -> int:
     from mftcoder.data.inspection import Query, as_json, find, show
     from mftcoder.data.shards import Shards
 
-    shards = Shards.open(arguments.shards)
+    shards = Shards.open(arguments.shards, arguments.verify)
     tokenizer = arguments.tokenizer and load_tokenizer(Model(path=arguments.tokenizer), TemplateChat())
     query = Query(**{key: getattr(arguments, key) for key in Query.__dataclass_fields__})
     found = list(find(shards, query, tokenizer))
@@ -111,7 +111,7 @@ def validate(arguments: Namespace) -> int:
     config = _config(arguments)
     from mftcoder.training.validate import validate
 
-    checks = validate(config, arguments.world_size)
+    checks = validate(config, arguments.world_size, arguments.verify)
     if arguments.json:
         _print_json([vars(check) for check in checks])
     else:
@@ -128,15 +128,17 @@ def train(arguments: Namespace) -> int:
     config = _config(arguments)
     from mftcoder.training.run import train
 
-    train(config, resume=arguments.resume)
+    train(config, resume=arguments.resume, verify=arguments.verify)
     return 0
 
 
 def evaluate(arguments: Namespace) -> int:
     """The loss of each task, of one model or of two."""
+    from mftcoder.data.shards import Shards
     from mftcoder.evaluation.losses import evaluate, table
 
-    result = evaluate(arguments.model, arguments.shards, split=arguments.split, against=arguments.against)
+    shards = Shards.open(arguments.shards, arguments.verify)
+    result = evaluate(arguments.model, shards, split=arguments.split, against=arguments.against)
     if arguments.output:
         _write(arguments.output, _as_json(result))
     _show(arguments, result, table(result))
@@ -260,7 +262,7 @@ def completion(arguments: Namespace) -> int:
     subcommands: Any = next(action.choices for action in parser._actions if action.dest == "name")
     for subcommand in subcommands.values():
         for action in subcommand._actions:
-            if action.type is Path:
+            if action.type in (Path, PathOrUrl):
                 action.complete = shtab.FILE
     print(shtab.complete(parser, arguments.shell))
     return 0

@@ -35,6 +35,8 @@ _SCHEMA = pa.schema([(name, pa.list_(pa.type_for_alias(dtype))) for name, dtype 
 _ROWS_PER_BATCH = 256
 _BYTES_PER_FILE = 512 * 2**20
 
+Verify = Literal["quick", "full"]
+
 
 class Row(NamedTuple):
     """A packed row of L tokens in n segments; the arrays are read-only views of the file."""
@@ -90,7 +92,7 @@ class Shards:
         self.tasks = TaskSet(tuple(task.name for task in manifest.tasks))
 
     @classmethod
-    def open(cls, path: str | Path, verify: Literal["quick", "full"] = "quick") -> "Shards":
+    def open(cls, path: str | Path, verify: Verify = "quick") -> "Shards":
         """The shards in ``path``; if that is the URL of a remote folder, the copy of them on this host.
 
         Raises MftcoderError, naming the file, if one is missing or has another size than the manifest says ("quick"),

@@ -1,6 +1,5 @@
 """The loss of every task on held-out samples, of one model, or of two with the uncertainty of their difference."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +28,7 @@ class SampleLosses(NamedTuple):
     tokens: NDArray[np.int64]  # [N]
 
 
-def evaluate(
-    model: str, shards: str | Path, *, split: str = "validation", against: str | None = None
-) -> dict[str, Any]:
+def evaluate(model: str, shards: Shards, *, split: str = "validation", against: str | None = None) -> dict[str, Any]:
     """NLL per supervised token of every task on ``split``, each sample by itself.
 
     Args:
@@ -40,11 +37,12 @@ def evaluate(
         against: another model; then each task also has the relative ``change`` of NLL from it to ``model`` and a 95 %
             interval of that, by a paired bootstrap over samples.
     """
-    opened = Shards.open(shards)
-    if not any(len(opened.rows(task, split)) for task in opened.tasks):
-        raise MftcoderError(f"{shards}: the split {split} is empty. Tokenize with a data.validation_fraction above 0.")
-    ours = _losses(model, opened, split)
-    theirs = _losses(against, opened, split) if against else None
+    if not any(len(shards.rows(task, split)) for task in shards.tasks):
+        raise MftcoderError(
+            f"{shards.folder}: the split {split} is empty. Tokenize with a data.validation_fraction above 0."
+        )
+    ours = _losses(model, shards, split)
+    theirs = _losses(against, shards, split) if against else None
     tasks: dict[str, dict[str, Any]] = {}
     for task, found in ours.items():
         tasks[task] = {"nll": _mean(found), "tokens": int(found.tokens.sum()), "samples": len(found.tokens)}

@@ -16,7 +16,7 @@ from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.mixture import make_mixture
 from mftcoder.data.prepare import prepare, shards_path
-from mftcoder.data.shards import Shards
+from mftcoder.data.shards import Shards, Verify
 from mftcoder.distributed import Group
 from mftcoder.engine.protocol import Engine
 from mftcoder.errors import MftcoderError
@@ -42,13 +42,18 @@ from mftcoder.training.state import Run, restore
 TOKENIZE_TIMEOUT_SECONDS = float(os.environ.get("MFTCODER_TOKENIZE_TIMEOUT", 24 * 3600))
 
 
-def train(config: Config, *, resume: bool = False) -> None:
-    """Run ``config`` on the ranks that the launcher started. ``resume`` goes on from the last complete checkpoint."""
+def train(config: Config, *, resume: bool = False, verify: Verify = "quick") -> None:
+    """Run ``config`` on the ranks that the launcher started. ``resume`` goes on from the last complete checkpoint.
+
+    ``verify`` is how the shards are checked before: see ``Shards.open``.
+    """
     from mftcoder.engine.deepspeed import process_group
 
     with process_group() as group, contextlib.ExitStack() as held:
         checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
         _ensure_shards(config, group)
+        if verify == "full" and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host read the same files
+            Shards.open(shards_path(config), verify)
         run = set_up(config, group, checkpoint)
         try:
             train_loop(run)

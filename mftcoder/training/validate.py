@@ -10,7 +10,7 @@ from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.mixture import epoch_note
 from mftcoder.data.prepare import shards_path
 from mftcoder.data.records import read_records, record_format
-from mftcoder.data.shards import Shards
+from mftcoder.data.shards import Shards, Verify
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 from mftcoder.models.load import load_config, maximum_length
@@ -28,10 +28,13 @@ class Check:
     finding: str
 
 
-def validate(config: Config, world_size: int = 1) -> list[Check]:
-    """Run every check of ``CHECKS`` on ``config``, as it would run on ``world_size`` ranks. Writes nothing."""
+def validate(config: Config, world_size: int = 1, verify: Verify = "quick") -> list[Check]:
+    """Run every check of ``CHECKS`` on ``config``, as it would run on ``world_size`` ranks. Writes nothing.
+
+    With ``verify`` "full" the shards are read whole.
+    """
     checks = []
-    for name, check in CHECKS.items():
+    for name, check in (CHECKS | {"contents": _contents} if verify == "full" else CHECKS).items():
         try:
             checks.append(Check(name, True, check(config, world_size)))
         except MftcoderError as error:
@@ -101,6 +104,11 @@ def _shards(config: Config, world_size: int) -> str:
     if changed := changed_sources(shards.manifest, config):
         found += f"\nthe files of {', '.join(changed)} have changed; mftcoder tokenize --overwrite takes them in"
     return found
+
+
+def _contents(config: Config, world_size: int) -> str:
+    files = Shards.open(shards_path(config), "full").manifest.files
+    return f"{len(files):,} files of {sum(file.size for file in files):,} bytes are as they were written"
 
 
 CHECKS: dict[str, Callable[[Config, int], str]] = {

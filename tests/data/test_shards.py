@@ -1,3 +1,4 @@
+import contextlib
 import json
 import multiprocessing
 import pickle
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 
 import mftcoder.data.shards as shards_module
+import mftcoder.training.run as run_module
+from mftcoder.cli import main
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Rows, Shards
+from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 
 RECORDS = {
@@ -99,6 +103,31 @@ def test_a_flipped_bit_is_found_by_full_verification(shards: Shards, name: str) 
     Shards.open(shards.folder, verify="quick")
     with pytest.raises(MftcoderError, match=f"code/train/{name}: is damaged"):
         Shards.open(shards.folder, verify="full")
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "evaluate", "validate", pytest.param("train", marks=pytest.mark.engine)]
+)
+def test_every_command_that_opens_shards_can_verify_them_whole(
+    make_config, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(RECORDS)
+    prepare(config, tell=lambda _: None)
+    file = shards_path(config) / "code" / "train" / "data-00000-of-00001.arrow"
+    file.write_bytes(damaged_copy(file))
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    if command == "train":
+        monkeypatch.setattr("mftcoder.engine.deepspeed.process_group", lambda: contextlib.nullcontext(Group()))
+        monkeypatch.setattr(run_module, "open_output", lambda *_, **__: None)
+        monkeypatch.setattr(run_module, "set_up", lambda *_: pytest.fail("training began"))
+    arguments = {
+        "inspect": [str(shards_path(config))],
+        "evaluate": ["no-model", "--shards", str(shards_path(config))],
+        "validate": [str(tmp_path / "config.json")],
+        "train": [str(tmp_path / "config.json")],
+    }
+    assert main([command, *arguments[command], "--verify", "full"]) == 2
+    assert f"{file}: is damaged: its checksum is not" in "".join(capsys.readouterr())
 
 
 def test_missing_and_cut_files_are_found_at_once(shards: Shards) -> None:
