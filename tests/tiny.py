@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 from mftcoder.data.shards import Row
 
@@ -35,6 +35,14 @@ def tiny_llama(**changes: object) -> LlamaForCausalLM:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def tiny_mixture() -> MixtralForCausalLM:
+    """Like ``tiny_llama``, with four experts in each layer."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
+    return MixtralForCausalLM(MixtralConfig(**shape, initializer_range=0.3))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -34,6 +34,21 @@ def _model(config: Config) -> Iterator[str]:
             "model.quantization: quantized weights cannot be trained, and model.lora is null. "
             'Add adapters, e.g. "lora": {}, or delete it.'
         )
+    lora = config.model.lora
+    if lora and lora.initialization == "pissa" and config.model.quantization:
+        yield (
+            'model.lora.initialization: "pissa" changes the base weights, and model.quantization freezes them in 4 '
+            'bits. Choose "zero", or delete model.quantization.'
+        )
+    if lora and lora.initialization == "pissa" and lora.dora:
+        yield (
+            'model.lora.initialization: "pissa" and dora cannot be told apart again at export. '
+            'Choose "zero", or set dora to false.'
+        )
+    if lora and lora.target_parameters and lora.dropout > 0:
+        yield f"model.lora.dropout: must be 0 with target_parameters; found {lora.dropout:g}."
+    if lora and lora.target_parameters and lora.dora:
+        yield "model.lora.dora: does not work with target_parameters. Set it to false."
 
 
 def _tasks(config: Config) -> Iterator[str]:

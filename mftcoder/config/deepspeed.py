@@ -37,6 +37,7 @@ def resolve(config: Config, *, world_size: int, hidden_size: int) -> dict[str, A
             problems += _settle(resolved, key, value, source)
         problems += _optimizer_extras(resolved.pop("optimizer"))
         problems += _schedule(config, resolved.pop("scheduler", "auto"))
+        problems += _stage_3(config, zero_stage(resolved))
         _fill_bucket_sizes(resolved.get("zero_optimization", {}), hidden_size)
         problems += [
             f'{key} is "auto", but nothing decides it. Give a value, or delete it.' for key in _autos(resolved)
@@ -114,6 +115,15 @@ def _schedule(config: Config, scheduler: Any) -> Iterator[str]:
     if scheduler != "auto":
         ours = f'training.lr_scheduler_type is "{config.training.lr_scheduler_type}"'
         yield f'scheduler is {show(scheduler)}, but {ours}. Delete the section, or write "auto".'
+
+
+def _stage_3(config: Config, stage: int) -> Iterator[str]:
+    lora = config.model.lora
+    if stage == 3 and lora and lora.dora and config.model.quantization:
+        yield (
+            "zero_optimization.stage is 3, but model.lora.dora needs the norms of whole weights, which it cannot read "
+            "from partitions in 4 bits (model.quantization). Use stage 2, or set dora to false."
+        )
 
 
 def _fill_bucket_sizes(zero: dict[str, Any], hidden_size: int) -> None:

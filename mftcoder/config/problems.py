@@ -61,6 +61,9 @@ ALIASES = {  # what other programs call our keys, where the spelling is not clos
     "torch_dtype": "dtype",
     "r": "rank",
     "lora_alpha": "alpha",
+    "use_rslora": "rank_stabilized",
+    "use_dora": "dora",
+    "init_lora_weights": "initialization",
 }
 LONGEST_VALUE = 60  # characters of a found value that a message shows
 

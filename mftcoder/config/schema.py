@@ -30,6 +30,26 @@ class Lora(Section):
     target_modules: str | list[str] = Field(
         "all-linear", description='Modules that get an adapter: "all-linear" (all but the head), a regex, or names.'
     )
+    target_parameters: list[NonEmpty] = Field(
+        [],
+        description="Parameters that get an adapter though they are no linear layer: the fused experts of a mixture, "
+        'e.g. `["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]`. Needs dropout 0.',
+    )
+    modules_to_save: list[NonEmpty] = Field(
+        [], description='Modules that are trained whole beside the adapters, e.g. `["embed_tokens", "lm_head"]`.'
+    )
+    rank_stabilized: bool = Field(
+        False, description="Scale by alpha / sqrt(rank) (rsLoRA; Kalajdzievski, 2023): high ranks keep their effect."
+    )
+    dora: bool = Field(
+        False,
+        description="Train the norm of every weight row apart from its direction (DoRA; Liu et al., ICML 2024).",
+    )
+    initialization: Literal["zero", "pissa"] = Field(
+        "zero",
+        description="`zero`: the adapter adds nothing at first; `pissa`: it begins as the principal components of the "
+        "weight (Meng et al., NeurIPS 2024), by one SVD per weight at every start.",
+    )
 
 
 class Quantization(Section):

@@ -1,16 +1,16 @@
 """Loading a base model and preparing it for training: precision, attention, adapters, activation checkpointing."""
 
 import importlib.util
-import re
 import sys
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from mftcoder.config.schema import Lora, Model
+from mftcoder.config.schema import Model
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.lora import add_lora
 from mftcoder.models.quantization import load_settings, prepare_quantized
 
 
@@ -59,24 +59,6 @@ def load_causal(settings: Model) -> PreTrainedModel:
     if quantization:
         prepare_quantized(model)
     return model
-
-
-def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
-    """The model (as a PeftModel) with trainable adapters on ``lora.target_modules``, all else frozen."""
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        # One dtype per module, or ZeRO-3 cannot gather it.
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
-    except (ValueError, re.error) as error:
-        raise MftcoderError(f"model.lora.target_modules: {error}") from error
 
 
 def load_token_nll(settings: Model, *, activation_checkpointing: bool, seed: int) -> TokenNLL:

@@ -13,7 +13,8 @@ from mftcoder.config.schema import Config, Model, TemplateChat
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
-from mftcoder.models.load import add_lora, load_causal, load_config
+from mftcoder.models.load import load_causal, load_config
+from mftcoder.models.lora import add_lora
 from mftcoder.training.checkpoint import Checkpoint, find_checkpoint, verify_files
 
 

@@ -88,6 +88,13 @@ def test_a_contradiction_in_a_file_names_the_file_and_all_are_listed(minimal, tm
     assert [line.startswith(f"{path}: ") for line in str(caught.value).splitlines()] == [True, True]
 
 
+def test_dora_on_4_bits_is_refused_under_stage_3_only(minimal):
+    model = {"lora": {"dora": True}, "quantization": {"type": "nf4"}}
+    resolved(minimal, {"zero_optimization": {"stage": 2}}, **model)
+    with pytest.raises(MftcoderError, match=r"zero_optimization\.stage is 3, but model\.lora\.dora"):
+        resolved(minimal, {"zero_optimization": {"stage": 3}}, **model)
+
+
 def test_float32_switches_both_low_precisions_off(minimal):
     result = resolved(minimal, {"bf16": {"enabled": "auto"}}, dtype="float32")
     assert (result["bf16"], result["fp16"]) == ({"enabled": False}, {"enabled": False})

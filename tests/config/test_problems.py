@@ -147,6 +147,11 @@ def test_long_values_are_cut(minimal):
         (['loss.weighting={"type":"coba","preset":"released","window_steps":99}'], "loss.weighting.window_steps"),
         (['loss.weighting={"type":"coba"}', "data.validation_fraction=0"], "loss.weighting"),
         (['loss.weighting={"type":"coba","window_steps":10}'], "loss.weighting.probe.every_steps"),
+        (['model.quantization={"type":"nf4"}'], "model.quantization"),
+        (['model.lora={"initialization":"pissa"}', "model.quantization={}"], "model.lora.initialization"),
+        (['model.lora={"initialization":"pissa","dora":true}'], "model.lora.initialization"),
+        (['model.lora={"target_parameters":["x"]}'], "model.lora.dropout"),
+        (['model.lora={"target_parameters":["x"],"dropout":0,"dora":true}'], "model.lora.dora"),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(minimal, overrides, place):
@@ -168,6 +173,9 @@ def test_settings_that_contradict_each_other_are_an_error(minimal, overrides, pl
         ["training.min_learning_rate=5e-5", "training.learning_rate=5e-5"],
         ["data.validation_fraction=0"],
         ["training.eval_strategy=steps", "training.eval_steps=1"],
+        ['model.lora={"dora":true}', "model.quantization={}"],
+        ['model.lora={"initialization":"pissa","rank_stabilized":true}'],
+        ['model.lora={"target_parameters":["x"],"dropout":0}'],
     ],
 )
 def test_settings_at_the_edge_of_what_is_allowed_pass(minimal, overrides):

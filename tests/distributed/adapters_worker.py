@@ -1,14 +1,15 @@
 """Run by the launcher in test_adapters.py: train, save, go on; load, go on; every case to OUT/CASE, findings to OUT.
 
-torchrun … adapters_worker.py BASE OUT CASE [CASE …]    CASE: stage:variant, a key of VARIANTS
+torchrun … adapters_worker.py FOLDER OUT CASE [CASE …]    CASE: stage:variant, a key of VARIANTS; FOLDER: of BASES
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
-from tiny import VOCABULARY
+from tiny import VOCABULARY, tiny_llama, tiny_mixture
 
 from mftcoder.config.deepspeed import resolve
 from mftcoder.config.load import parse
@@ -20,22 +21,35 @@ from mftcoder.models.adapter import make_batch
 from mftcoder.training.checkpoint import Checkpoint, find_checkpoint, save_checkpoint
 from mftcoder.training.run import load_engine
 
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 VARIANTS: dict[str, dict] = {  # name -> sections of the config
+    "rank-stabilized": {"model": {"lora": LORA | {"rank_stabilized": True}}},
+    "dora": {"model": {"lora": LORA | {"dora": True}}},
+    "pissa": {"model": {"lora": LORA | {"initialization": "pissa"}}},
+    "embeddings": {"model": {"lora": LORA | {"modules_to_save": ["embed_tokens", "lm_head"]}}},
+    "tied-embeddings": {"base": "tied", "model": {"lora": LORA | {"modules_to_save": ["embed_tokens"]}}},
+    "experts": {"base": "mixture", "model": {"lora": LORA | {"target_parameters": EXPERTS}}},
     "qlora": {"model": {"lora": LORA, "quantization": {"type": "nf4"}}},
+    "quantized-dora": {"model": {"lora": LORA | {"dora": True}, "quantization": {"type": "nf4"}}},
     "qlora-single": {"model": {"lora": LORA, "quantization": {"type": "nf4", "double_quantization": False}}},
+}
+BASES = {  # name -> the model that it is a folder of
+    "plain": tiny_llama,
+    "tied": partial(tiny_llama, tie_word_embeddings=True),
+    "mixture": tiny_mixture,
 }
 ROWS, WIDTH, SAVED_AT, STEPS = 4, 24, 3, 6
 
 
-def config(base: Path, out: Path, case: str) -> Config:
+def config(bases: Path, out: Path, case: str) -> Config:
     stage, variant = case.split(":")
     changes = VARIANTS[variant]
     zero = {"stage": int(stage)} | ({"stage3_param_persistence_threshold": 0} if stage == "3" else {})
     return parse(
         {
             "output_dir": str(out / case),
-            "model": {"path": str(base), "dtype": "float32"} | changes["model"],
+            "model": {"path": str(bases / changes.get("base", "plain")), "dtype": "float32"} | changes["model"],
             "data": {"tasks": [{"name": "a", "path": "unused"}]},
             "training": {"learning_rate": 1e-2} | changes.get("training", {}),
             "deepspeed": {"zero_optimization": zero},
@@ -75,13 +89,13 @@ def held_out(engine: Engine) -> torch.Tensor:
     return nll
 
 
-def main(base: Path, out: Path, cases: list[str]) -> None:
+def main(bases: Path, out: Path, cases: list[str]) -> None:
     from mftcoder.engine.deepspeed import process_group
 
     found = {}
     with process_group() as group:
         for case in cases:
-            settings = config(base, out, case)
+            settings = config(bases, out, case)
             resolved = resolve(settings, world_size=group.size, hidden_size=32)
             engine, parameters = load_engine(settings, resolved, group)
             losses = train(engine, settings, group, range(SAVED_AT))

@@ -20,7 +20,7 @@ from mftcoder.distributed import Group
 from mftcoder.losses.reductions import build_reduction
 from mftcoder.losses.weighting import build
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
-from mftcoder.models.load import add_lora
+from mftcoder.models.lora import add_lora
 from mftcoder.tasks import TaskSet
 from mftcoder.training.step import train_step
 

@@ -8,14 +8,11 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from transformers import AutoConfig
 
-from mftcoder.config import parse
 from mftcoder.config.schema import Lora, Model, Quantization
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.load import load_causal, load_token_nll
 from mftcoder.models.quantization import check_unquantized, num_quantized
-
-PLAIN = {"output_dir": "x", "model": {"path": "m"}, "data": {"tasks": [{"name": "a", "path": "a"}]}}
 
 
 @pytest.fixture
@@ -65,10 +62,3 @@ def test_weights_that_lie_there_quantized_are_refused(base_model):
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(MftcoderError, match=r'model\.path: the weights of "m" are stored quantized \(gptq\)'):
         check_unquantized(config, "m")
-
-
-def test_quantization_without_adapters_is_refused():
-    config = copy.deepcopy(PLAIN)
-    config["model"]["quantization"] = {"type": "nf4"}
-    with pytest.raises(MftcoderError, match=r"model\.quantization: quantized weights cannot be trained"):
-        parse(config)

@@ -1,0 +1,69 @@
+"""Low-rank adapters through peft."""
+
+import math
+import re
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mftcoder.config.schema import Lora
+from mftcoder.errors import MftcoderError
+
+
+def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """The model (as a PeftModel) with trainable adapters, all else but ``lora.modules_to_save`` frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    _check_names(model, lora)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        target_parameters=lora.target_parameters or None,
+        modules_to_save=lora.modules_to_save or None,
+        use_rslora=lora.rank_stabilized,
+        use_dora=lora.dora,
+        init_lora_weights="pissa" if lora.initialization == "pissa" else True,
+        # An embedding that is also the head stays both.
+        ensure_weight_tying=bool(lora.modules_to_save) and model.config.get_text_config().tie_word_embeddings,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        # One dtype per module, or ZeRO-3 cannot gather it.
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except (ValueError, re.error) as error:
+        raise MftcoderError(f"model.lora: {error}") from error
+
+
+def _check_names(model: PreTrainedModel, lora: Lora) -> None:
+    """peft says nothing of names that the model does not have, as long as others are found."""
+    for setting, there in (("modules_to_save", model.named_modules()), ("target_parameters", model.named_parameters())):
+        names = [name for name, _ in there]
+        for wanted in getattr(lora, setting):
+            if not any(f".{name}".endswith(f".{wanted}") for name in names):
+                raise MftcoderError(f'model.lora.{setting}: the model has no "{wanted}"; it has e.g. "{names[-1]}".')
+
+
+@torch.no_grad()
+def undo_pissa(trained: PreTrainedModel, initial: nn.Module) -> None:
+    """Make the adapter of ``trained`` plain LoRA, of twice the rank, for the base model as it was before PiSSA.
+
+    PiSSA moves s B0 A0 out of the base weights W into the adapter, so s B A on what is left of W is
+    s (B A - B0 A0) = s [B, -B0] [A; A0] on W. The base weights in ``trained`` stay as they are.
+
+    Args:
+        trained: with the factors A, B.
+        initial: the same model before training, with A0, B0.
+    """
+    before = dict(initial.named_parameters())
+    for name, factor in trained.named_parameters():
+        if ".lora_A." in name:
+            factor.data = torch.cat([factor, before[name]])
+        elif ".lora_B." in name:
+            factor.data = torch.cat([factor, -before[name]], dim=1)
+    config = trained.peft_config["default"]
+    config.r *= 2
+    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2  # s stays
+    config.init_lora_weights = True
