@@ -323,9 +323,9 @@ def _prompts(arguments: Namespace) -> list[Any]:
         return [text] if arguments.raw else [[{"role": "user", "content": text}]]
     if arguments.raw:
         raise MftcoderError("--raw continues plain text; --messages holds conversations. Give one of them.")
-    from mftcoder.data.chat import template_messages
     from mftcoder.data.reading import read_file
     from mftcoder.data.records import parse_messages
+    from mftcoder.data.rendering import template_messages
 
     return [template_messages(parse_messages(record, where)) for where, record in read_file(arguments.messages)]
 

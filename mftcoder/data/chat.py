@@ -1,40 +1,25 @@
 """From records to token ids and the mask of supervised tokens.
 
 Everything is rendered by the tokenizer's chat template, the one that generation and export use too: the ids of a sample
-are those of ``tokenizer.apply_chat_template``. An answer's span runs from where the prompt for it ends (the rendering
-of all earlier messages with ``add_generation_prompt``) to the end of its end-of-turn token::
-
-    <|im_start|>user\\nhi<|im_end|>\\n<|im_start|>assistant\\n|hello<|im_end|>|\\n
-                                                           |--supervised--|
-
-A template with ``{% generation %}`` marks says itself which spans these are.
+are those of ``tokenizer.apply_chat_template``, but for control tokens that the data spell out (``control.py``).
 """
 
 import json
-import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from mftcoder.config.schema import MarkersChat, Model, TemplateChat
+from mftcoder.data.control import control_tokens
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.records import Conversation, Message, Text
+from mftcoder.data.rendering import OWN_TEMPLATE, Rendered, Renderer
 from mftcoder.errors import MftcoderError
-
-_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_OWN_TEMPLATE = 'Give a template in data.chat.file, or role markers with data.chat.type "markers".'
-
-
-class Span(NamedTuple):
-    """A stretch of characters of a rendered conversation."""
-
-    start: int
-    end: int
 
 
 def load_tokenizer(model: Model, chat: TemplateChat | MarkersChat) -> PreTrainedTokenizerFast:
@@ -73,11 +58,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PretrainedConfig
         )
 
 
-def template_messages(sample: Conversation) -> list[dict[str, Any]]:
-    """The messages as a chat template takes them."""
-    return [{**message.fields, "role": message.role, "content": message.content} for message in sample.messages]
-
-
 def markers_template(chat: MarkersChat) -> str:
     """The Jinja chat template that writes marker + content + newline, with eos after the content of an answer."""
     system, user, assistant = (
@@ -104,56 +84,133 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return sorted(stops)
 
 
-def encode(samples: Sequence[Conversation | Text], tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
+def encode(
+    samples: Sequence[Conversation | Text],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    parse_control: bool = False,
+    counts: Counter[str] | None = None,
+) -> list[Encoded]:
     """Ids and masks of ``samples``, in their order. Truncates nothing.
 
+    A control token that the data spell out becomes ordinary text, or with ``parse_control`` that token. ``counts``
+    gains ``control_texts``, the number of samples with such text.
+
     Raises MftcoderError, naming the sample's place, if the template refuses a conversation, if a supervised span cannot
-    be found or is empty, and if an answer ends without an end-of-turn token.
+    be found, is empty or covers something else, and if an answer ends without an end-of-turn token.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    conversations = iter(_encode_conversations([s for s in samples if isinstance(s, Conversation)], tokenizer))
-    texts = iter(_encode_texts([s for s in samples if isinstance(s, Text)], tokenizer))
-    return [next(conversations if isinstance(sample, Conversation) else texts) for sample in samples]
+    counts = Counter() if counts is None else counts
+    conversations = [sample for sample in samples if isinstance(sample, Conversation)]
+    texts = [sample for sample in samples if isinstance(sample, Text)]
+    encoded_conversations = iter(_encode_conversations(conversations, tokenizer, parse_control, counts))
+    encoded_texts = iter(_encode_texts(texts, tokenizer, parse_control, counts))
+    return [next(encoded_conversations if isinstance(s, Conversation) else encoded_texts) for s in samples]
 
 
-def _encode_texts(samples: list[Text], tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
+def encode_prompt(sample: Conversation, tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int32]:
+    """The ids [L] of a conversation up to where the model's answer begins. Raises as ``encode`` does."""
+    rendered = Renderer(tokenizer).prompt(sample)
+    ((ids, _),) = _tokenized([sample.where], [rendered.text], [rendered.restored], tokenizer)
+    return ids
+
+
+def _tokenized(
+    places: Sequence[str],
+    texts: Sequence[str],
+    restored: Sequence[bool],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    add_special_tokens: bool = False,
+) -> list[tuple[NDArray[np.int32], Encoding]]:
+    """The ids of ``texts``, those ``restored`` as control.py has it; errors name the text's place."""
+    plain = [text for text, is_restored in zip(texts, restored, strict=True) if not is_restored]
+    encodings = iter(tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=add_special_tokens))
+    tokenized = []
+    for where, text, is_restored in zip(places, texts, restored, strict=True):
+        if is_restored:
+            try:
+                tokenized.append(control_tokens(tokenizer).encode(text, add_special_tokens=add_special_tokens))
+            except ValueError as error:
+                raise MftcoderError(f"{where}: spells out a control token, but {error}. Take it out.") from error
+        else:
+            encoding = next(encodings)
+            tokenized.append((np.array(encoding.ids, np.int32), encoding))
+    return tokenized
+
+
+def _encode_texts(
+    samples: list[Text], tokenizer: PreTrainedTokenizerFast, parse_control: bool, counts: Counter[str]
+) -> list[Encoded]:
     eos = tokenizer.eos_token_id
     if samples and eos is None:
         raise MftcoderError(
             f"{samples[0].where}: plain text ends with eos, but the tokenizer has no eos token. Set one."
         )
+    control = control_tokens(tokenizer)
+    # What ends a text already is taken as that token, which would follow in any case.
+    texts = [sample.text if parse_control else sample.text.removesuffix(tokenizer.eos_token) for sample in samples]
+    spelt = [not parse_control and control.are_in(text) for text in texts]
+    counts["control_texts"] += sum(spelt)
+    tokenized = _tokenized([sample.where for sample in samples], texts, spelt, tokenizer, add_special_tokens=True)
     encoded = []
-    for encoding in tokenizer.backend_tokenizer.encode_batch([sample.text for sample in samples]):
-        ids = encoding.ids if encoding.ids[-1:] == [eos] else [*encoding.ids, eos]
-        encoded.append(Encoded(np.array(ids, np.int32), np.arange(len(ids)) > 0, np.zeros(0, np.int32)))
+    for ids, _ in tokenized:
+        ended = ids if ids[-1:] == eos else np.append(ids, np.int32(eos))
+        encoded.append(Encoded(ended, np.arange(len(ended)) > 0, np.zeros(0, np.int32)))
     return encoded
 
 
-def _encode_conversations(samples: list[Conversation], tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
-    rendered = [_render(sample, tokenizer) for sample in samples]
-    encodings = tokenizer.backend_tokenizer.encode_batch([text for text, _ in rendered], add_special_tokens=False)
+def _encode_conversations(
+    samples: list[Conversation], tokenizer: PreTrainedTokenizerFast, parse_control: bool, counts: Counter[str]
+) -> list[Encoded]:
+    render = Renderer(tokenizer, parse_control=parse_control)
+    rendered = [render(sample) for sample in samples]
+    restored = [one.restored for one in rendered]
+    counts["control_texts"] += sum(restored)
+    tokenized = _tokenized([s.where for s in samples], [one.text for one in rendered], restored, tokenizer)
     end_tokens = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     encoded = []
-    for sample, (text, spans), encoding in zip(samples, rendered, encodings, strict=True):
-        ids = np.array(encoding.ids, np.int32)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        # Byte-level tokenizers leave a token's leading spaces out of its offsets; they lie after the token before.
-        starts = np.minimum(offsets[:, 0], np.concatenate([[0], offsets[:-1, 1]]))
+    for sample, one, (ids, encoding) in zip(samples, rendered, tokenized, strict=True):
         supervised = np.zeros(len(ids), np.bool_)
-        for start, end in spans:
-            supervised |= (starts >= start) & (starts < end)
+        for start, end in one.answers:
+            supervised[_token_from(encoding, start, one.text) : _token_from(encoding, end, one.text)] = True
         supervised[:1] = False
-        _check_mask(sample, text, spans, ids, supervised, end_tokens)
-        encoded.append(Encoded(ids, supervised, np.array([-1, len(ids)], np.int32)))
+        _check_mask(sample, one, ids, supervised, end_tokens)
+        encoded.append(Encoded(ids, supervised, _token_borders(encoding, one)))
     return encoded
+
+
+def _token_from(encoding: Encoding, character: int, text: str) -> int:
+    """The first token that starts at or after ``character`` of ``text``."""
+    covering = (encoding.char_to_token(place) for place in range(character, len(text)))
+    token = next((number for number in covering if number is not None), len(encoding))
+    if token < len(encoding) and _start(encoding, token) < character:
+        return token + 1
+    while token and _start(encoding, token - 1) >= character:
+        token -= 1
+    return token
+
+
+def _start(encoding: Encoding, token: int) -> int:
+    """Byte-level tokenizers leave a token's leading spaces out of its offsets; they lie after the token before."""
+    start, _ = encoding.token_to_chars(token) or (0, 0)
+    _, end_before = (encoding.token_to_chars(token - 1) if token else None) or (0, 0)
+    return min(start, end_before)
+
+
+def _token_borders(encoding: Encoding, rendered: Rendered) -> NDArray[np.int32]:
+    """The borders in tokens: those at which a token starts, as only there the parts are tokenized as on their own."""
+    head, *ends = rendered.borders
+    tokens = {place: _token_from(encoding, place, rendered.text) for place in rendered.borders if place >= 0}
+    clean = {place for place, token in tokens.items() if token == len(encoding) or _start(encoding, token) == place}
+    return np.array([tokens[head] if head in clean else -1, *(tokens[end] for end in ends if end in clean)], np.int32)
 
 
 def _check_mask(
     sample: Conversation,
-    text: str,
-    spans: list[Span],
+    rendered: Rendered,
     ids: NDArray[np.int32],
     supervised: NDArray[np.bool_],
     end_tokens: set[int],
@@ -163,62 +220,12 @@ def _check_mask(
         return
     if not supervised.any():
         raise MftcoderError(
-            f"{sample.where}: the chat template leaves no token of the answers supervised. {_OWN_TEMPLATE}"
+            f"{sample.where}: the chat template leaves no token of the answers supervised. {OWN_TEMPLATE}"
         )
     if answers[-1].supervised and int(ids[np.flatnonzero(supervised)[-1]]) not in end_tokens:
-        tail = json.dumps(text[spans[-1].start : spans[-1].end][-20:], ensure_ascii=False)
+        span = rendered.answers[-1]
+        tail = json.dumps(rendered.text[span.start : span.end][-20:], ensure_ascii=False)
         raise MftcoderError(
             f"{sample.where}: the chat template ends an answer with {tail} and no special token, so the model would "
-            f"not learn to stop. Let the template write eos_token after answers. {_OWN_TEMPLATE}"
+            f"not learn to stop. Let the template write eos_token after answers. {OWN_TEMPLATE}"
         )
-
-
-def _render(sample: Conversation, tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[Span]]:
-    """The text of a conversation and the spans of its supervised answers."""
-    tools = list(sample.tools) or None
-    if not tokenizer.chat_template:
-        raise MftcoderError(f"{sample.where}: the tokenizer has no chat template for conversations. {_OWN_TEMPLATE}")
-    template = tokenizer.get_chat_template(None, tools)
-    messages = template_messages(sample)
-    marked = _GENERATION_MARK.search(template) is not None
-
-    def render(count: int, **options: bool) -> tuple[str, list[Any]]:
-        try:
-            texts, marks = render_jinja_template(
-                [messages[:count]], tools=tools, chat_template=template, **tokenizer.special_tokens_map, **options
-            )
-        except Exception as error:  # a template is a program: it can fail in any way
-            raise MftcoderError(f"{sample.where}: the chat template refuses the conversation: {error}.") from error
-        return texts[0], marks[0] if marks else []
-
-    text, marks = render(len(messages), return_assistant_tokens_mask=marked)
-    if marked:
-        return text, _marked_spans(sample, marks)
-    return text, [
-        _span(sample, text, render(index, add_generation_prompt=True)[0], render(index + 1)[0])
-        for index, message in enumerate(sample.messages)
-        if message.supervised
-    ]
-
-
-def _span(sample: Conversation, text: str, prompt: str, answered: str) -> Span:
-    """Where in ``text`` the answer is that turns the rendering ``prompt`` into ``answered``."""
-    if not (text.startswith(answered) and answered.startswith(prompt)):
-        raise MftcoderError(
-            f"{sample.where}: the chat template writes earlier turns differently once later ones follow, so its "
-            "answers cannot be told apart. Mark them with {% generation %} in the template, "
-            'or set "train": false on all but the last.'
-        )
-    return Span(len(prompt), len(answered.rstrip()))
-
-
-def _marked_spans(sample: Conversation, marks: list[tuple[int, int]]) -> list[Span]:
-    answers = [message for message in sample.messages if message.role == "assistant"]
-    if len(marks) == len(answers):
-        return [Span(*mark) for mark, answer in zip(marks, answers, strict=True) if answer.supervised]
-    if all(answer.supervised for answer in answers):
-        return [Span(*mark) for mark in marks]
-    raise MftcoderError(
-        f'{sample.where}: has "train": false, but the chat template marks {len(marks)} spans for {len(answers)} '
-        "answers. Let the template mark each answer once."
-    )
