@@ -189,6 +189,14 @@ class Task(Section):
         {}, description="Key of a record to value: only records that have all of these belong to the task."
     )
     format: str = Field("auto", description="Record format; `auto` detects it from the first record and says so.")
+    supervise: Literal["all", "last"] = Field(
+        "all", description='Which answers of a conversation are learnt, of those without `"train": false`.'
+    )
+    control_tokens: bool = Field(
+        False,
+        description="Text such as <|im_end|> in the task's records is read as that control token. By default it is "
+        "ordinary text.",
+    )
 
 
 class Data(Section):

@@ -21,6 +21,8 @@ from mftcoder.data.records import Conversation, Message, Text
 from mftcoder.data.rendering import OWN_TEMPLATE, Rendered, Renderer
 from mftcoder.errors import MftcoderError
 
+CONTROL_AS_TEXT = "spell out control tokens, which became ordinary text"
+
 
 def load_tokenizer(model: Model, chat: TemplateChat | MarkersChat) -> PreTrainedTokenizerFast:
     """The model's tokenizer with the chat template that the run trains on.
@@ -89,12 +91,12 @@ def encode(
     tokenizer: PreTrainedTokenizerFast,
     *,
     parse_control: bool = False,
-    counts: Counter[str] | None = None,
+    noted: Counter[str] | None = None,
 ) -> list[Encoded]:
     """Ids and masks of ``samples``, in their order. Truncates nothing.
 
-    A control token that the data spell out becomes ordinary text, or with ``parse_control`` that token. ``counts``
-    gains ``control_texts``, the number of samples with such text.
+    A control token that the data spell out becomes ordinary text, or with ``parse_control`` that token. ``noted``
+    gains the number of samples with such text.
 
     Raises MftcoderError, naming the sample's place, if the template refuses a conversation, if a supervised span cannot
     be found, is empty or covers something else, and if an answer ends without an end-of-turn token.
@@ -102,11 +104,11 @@ def encode(
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    counts = Counter() if counts is None else counts
+    noted = Counter() if noted is None else noted
     conversations = [sample for sample in samples if isinstance(sample, Conversation)]
     texts = [sample for sample in samples if isinstance(sample, Text)]
-    encoded_conversations = iter(_encode_conversations(conversations, tokenizer, parse_control, counts))
-    encoded_texts = iter(_encode_texts(texts, tokenizer, parse_control, counts))
+    encoded_conversations = iter(_encode_conversations(conversations, tokenizer, parse_control, noted))
+    encoded_texts = iter(_encode_texts(texts, tokenizer, parse_control, noted))
     return [next(encoded_conversations if isinstance(s, Conversation) else encoded_texts) for s in samples]
 
 
@@ -142,7 +144,7 @@ def _tokenized(
 
 
 def _encode_texts(
-    samples: list[Text], tokenizer: PreTrainedTokenizerFast, parse_control: bool, counts: Counter[str]
+    samples: list[Text], tokenizer: PreTrainedTokenizerFast, parse_control: bool, noted: Counter[str]
 ) -> list[Encoded]:
     eos = tokenizer.eos_token_id
     if samples and eos is None:
@@ -153,7 +155,7 @@ def _encode_texts(
     # What ends a text already is taken as that token, which would follow in any case.
     texts = [sample.text if parse_control else sample.text.removesuffix(tokenizer.eos_token) for sample in samples]
     spelt = [not parse_control and control.are_in(text) for text in texts]
-    counts["control_texts"] += sum(spelt)
+    noted[CONTROL_AS_TEXT] += sum(spelt)
     tokenized = _tokenized([sample.where for sample in samples], texts, spelt, tokenizer, add_special_tokens=True)
     encoded = []
     for ids, _ in tokenized:
@@ -163,12 +165,12 @@ def _encode_texts(
 
 
 def _encode_conversations(
-    samples: list[Conversation], tokenizer: PreTrainedTokenizerFast, parse_control: bool, counts: Counter[str]
+    samples: list[Conversation], tokenizer: PreTrainedTokenizerFast, parse_control: bool, noted: Counter[str]
 ) -> list[Encoded]:
     render = Renderer(tokenizer, parse_control=parse_control)
     rendered = [render(sample) for sample in samples]
     restored = [one.restored for one in rendered]
-    counts["control_texts"] += sum(restored)
+    noted[CONTROL_AS_TEXT] += sum(restored)
     tokenized = _tokenized([s.where for s in samples], [one.text for one in rendered], restored, tokenizer)
     end_tokens = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     encoded = []

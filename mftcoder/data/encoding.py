@@ -34,6 +34,7 @@ class EncodedRecords(NamedTuple):
     named: NDArray[np.bool_]  # [N] whether the record itself named its group
     counts: Counter[str]  # records
     dropped: Counter[str]  # reason -> samples
+    noted: Counter[str]  # what happened -> to how many records
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Encoder:
 
     def __call__(self, records: list[Record], task: Task) -> EncodedRecords:
         """The samples of ``records`` of ``task``, of any length; raises what ``chat.encode`` raises."""
-        encoded = encode(records, self.tokenizer)
+        noted: Counter[str] = Counter()
+        encoded = encode(records, self.tokenizer, parse_control=task.control_tokens, noted=noted)
         numbers = [number for number, sample in enumerate(encoded) if sample.supervised.any()]
         kept = [records[number] for number in numbers]
         num_dropped = len(records) - len(kept)
@@ -61,6 +63,7 @@ class Encoder:
             np.array([record.group is not None for record in kept], np.bool_),
             Counter(records=len(records)),
             Counter({NOTHING_SUPERVISED: num_dropped}) if num_dropped else Counter(),
+            noted,
         )
 
 

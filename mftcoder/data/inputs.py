@@ -88,12 +88,17 @@ class SourceFile(FileEntry):
             return cls(path=str(file), size=found.st_size, blake2b=file_hash(file), modified_ns=modified)
 
 
+_READING = {"where", "supervise", "control_tokens"}  # keys of a task that decide what its records become
+
+
 class TaskSource(Section):
     """What a task is made from."""
 
     name: str
     format: str
-    where: dict[str, str | int] = Field({})  # what selects the task's records in the files; empty: all
+    where: dict[str, str | int] = Field({})  # this and the next are as in the config
+    supervise: Literal["all", "last"] = "all"
+    control_tokens: bool = False
     files: list[SourceFile]
 
     @property
@@ -121,7 +126,7 @@ class Inputs(Section):
             TaskSource(
                 name=task.name,
                 format=record_format(task),
-                where=task.where,
+                **{key: getattr(task, key) for key in _READING},
                 files=[entries[file] for file in some],
             )
             for task, some in zip(config.data.tasks, files, strict=True)
@@ -165,9 +170,9 @@ def tokenizer_differences(made: TokenizerIdentity, now: TokenizerIdentity) -> di
 
 
 def labelled(task: Task | TaskSource) -> str:
-    return (
-        f"{task.name} where {json.dumps(task.where, sort_keys=True, ensure_ascii=False)}" if task.where else task.name
-    )
+    """The task's name, with the settings of it that decide what its records become where they are not the defaults."""
+    settings = task.model_dump(include=_READING, exclude_defaults=True)
+    return f"{task.name} {json.dumps(settings, sort_keys=True, ensure_ascii=False)}" if settings else task.name
 
 
 def _listed(files: Iterable[FileEntry]) -> str:

@@ -25,7 +25,7 @@ from mftcoder.data.location import is_remote
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 
 
@@ -50,6 +50,7 @@ class TaskCounts(Section):
     truncated: int  # longer than a row, and therefore in part left out
     lost_tokens: int  # what was left out of them
     dropped: dict[str, int]  # reason -> samples
+    noted: dict[str, int]  # what else happened -> to how many records
     shared_probe: bool  # probe and validation are the same samples, as there are too few for two parts
     splits: dict[str, SplitCounts]  # train, and when anything was held out probe and validation
 

@@ -29,7 +29,7 @@ from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, TokenizerIdenti
 from mftcoder.data.location import located
 from mftcoder.data.reading import Part, parts
 
-ENCODING_VERSION = 1  # to be raised by whoever changes what samples records become
+ENCODING_VERSION = 2  # to be raised by whoever changes what samples records become
 BYTES_PER_PART = 16 * 2**20  # of a source file: seconds of work, so that a killed run loses little
 _COUNTS = ".json"
 _SECONDS_UNTIL_ABANDONED = 3600  # since something was last written
@@ -49,6 +49,7 @@ class PartCounts(Section):
 
     records: int
     dropped: dict[str, int]  # reason -> samples
+    noted: dict[str, int]  # what happened -> to how many records
     size: int  # bytes of the file
     blake2b: str
 
@@ -75,6 +76,7 @@ def write_part(part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: in
     schema = _schema(num_ids)
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
     descriptor, name = tempfile.mkstemp(".partial", part.file.stem, part.file.parent)
     aside = Path(name)
     try:
@@ -84,10 +86,15 @@ def write_part(part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: in
                     writer.write_batch(_record_batch(chunk, counts["records"], part.source.path, schema))
                     counts += chunk.counts
                     dropped += chunk.dropped
+                    noted += chunk.noted
             stream.flush()
             os.fsync(stream.fileno())
         written = PartCounts(
-            records=counts["records"], dropped=dropped, size=aside.stat().st_size, blake2b=file_hash(aside)
+            records=counts["records"],
+            dropped=dropped,
+            noted=noted,
+            size=aside.stat().st_size,
+            blake2b=file_hash(aside),
         )
         aside.replace(part.file)
         aside.write_text(written.model_dump_json())

@@ -196,6 +196,7 @@ def _write_task(
     samples = TaskSamples(parts, counts)
     pieces, fitting, too_long = fit_all(samples, settings.sequence_length, settings.over_long)
     dropped = sum((Counter(count.dropped) for count in counts), too_long)
+    noted = sum((Counter(count.noted) for count in counts), Counter[str]())
     if not len(pieces.sample):
         reasons = "; ".join(f"{number} with {reason}" for reason, number in sorted(dropped.items()))
         raise MftcoderError(
@@ -231,6 +232,7 @@ def _write_task(
         truncated=fitting["truncated"],
         lost_tokens=fitting["lost_tokens"],
         dropped=dict(sorted(dropped.items())),
+        noted=dict(sorted(noted.items())),
         shared_probe=held.shared_probe,
         splits=splits,
     )
@@ -258,7 +260,8 @@ def table(manifest: Manifest) -> Table:
 
 def notes(task: TaskCounts, settings: Settings) -> list[str]:
     """What happened to a task's records that its owner should know, a phrase each."""
-    found = [f"{number:,} samples dropped: {reason}" for reason, number in task.dropped.items()]
+    found = [f"{number:,} records {what}" for what, number in task.noted.items()]
+    found += [f"{number:,} samples dropped: {reason}" for reason, number in task.dropped.items()]
     if task.truncated:
         found.append(f"{task.truncated:,} samples truncated to a row: {task.lost_tokens:,} tokens left out")
     if task.split:

@@ -6,7 +6,7 @@ optional ``group`` (source file, conversation …): samples of one group are nev
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mftcoder.config.schema import Task
@@ -232,7 +232,14 @@ def parse_records(raw: Iterable[tuple[str, Record]], task: Task, format: str) ->
             raise MftcoderError(
                 f'{where}: task "{task.name}" has format {format}; found {found}. Use one format per task.'
             )
-        yield RECORD_FORMATS[format].parse(record, where)
+        parsed = RECORD_FORMATS[format].parse(record, where)
+        yield _last_answer_only(parsed) if task.supervise == "last" and isinstance(parsed, Conversation) else parsed
+
+
+def _last_answer_only(sample: Conversation) -> Conversation:
+    last = max((index for index, message in enumerate(sample.messages) if message.role == "assistant"), default=None)
+    messages = [m if index == last else replace(m, supervised=False) for index, m in enumerate(sample.messages)]
+    return replace(sample, messages=tuple(messages))
 
 
 def _task_records(task: Task) -> Iterator[tuple[str, Record]]:

@@ -156,7 +156,7 @@ class _Renderings:
             raise MftcoderError(
                 f"{self.sample.where}: the chat template writes earlier turns differently once later ones follow, so "
                 "its answers cannot be told apart. Mark them with {% generation %} in the template, "
-                'or set "train": false on all but the last.'
+                'or set "supervise": "last" for the task.'
             )
         return Span(len(prompt), len(answered.rstrip()))
 

@@ -75,7 +75,7 @@ def _tasks(config: Config, world_size: int) -> str:
     for task in config.data.tasks:
         try:
             files, form = source_files(task), record_format(task)
-            encode([next(read_records(task))], tokenizer)
+            encode([next(read_records(task))], tokenizer, parse_control=task.control_tokens)
             found.append(f"{task.name} ({len(files)} {'file' if len(files) == 1 else 'files'}, {form})")
         except MftcoderError as error:
             problems.append(str(error))

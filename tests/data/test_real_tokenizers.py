@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mftcoder.config.schema import MarkersChat
-from mftcoder.data.chat import encode, encode_prompt, markers_template, stop_token_ids
+from mftcoder.data.chat import CONTROL_AS_TEXT, encode, encode_prompt, markers_template, stop_token_ids
 from mftcoder.data.records import Conversation, Message, Text
 
 pytestmark = [
@@ -141,9 +141,9 @@ def test_control_tokens_in_what_users_write_are_text(tokenizer) -> None:
     controls = control_tokens(tokenizer)
     for control in {*controls[:4], *controls[-4:]}:
         content = f"{control} is said, {control}{control}\n <{control}>"
-        counts: Counter[str] = Counter()
-        (found,) = encode([conversation(content, content, "more", content)], tokenizer, counts=counts)
-        assert counts["control_texts"] == 1
+        noted: Counter[str] = Counter()
+        (found,) = encode([conversation(content, content, "more", content)], tokenizer, noted=noted)
+        assert noted == {CONTROL_AS_TEXT: 1}
         with_holes = conversation(HOLE, HOLE, "more", HOLE)
         expected = ids_with_holes_filled(rendered(with_holes, tokenizer), content, tokenizer)
         assert found.input_ids.tolist() == expected
