@@ -311,7 +311,9 @@ def _config(arguments: Namespace) -> Config:
 
 
 def _prompts(arguments: Namespace) -> list[Any]:
-    """Conversations (lists of messages), or with --raw strings."""
+    """Conversations, or with --raw strings."""
+    from mftcoder.data.records import Conversation, Message, parse_messages
+
     if arguments.messages is None:
         try:
             text = sys.stdin.read() if arguments.prompt is None else arguments.prompt
@@ -320,14 +322,12 @@ def _prompts(arguments: Namespace) -> list[Any]:
             raise MftcoderError(f"--prompt: is not UTF-8 text: {error}.") from None
         if not text:
             raise MftcoderError("--prompt: is empty. Give some text, or write it to standard input.")
-        return [text] if arguments.raw else [[{"role": "user", "content": text}]]
+        return [text] if arguments.raw else [Conversation((Message("user", text, False),), where="--prompt")]
     if arguments.raw:
         raise MftcoderError("--raw continues plain text; --messages holds conversations. Give one of them.")
     from mftcoder.data.reading import read_file
-    from mftcoder.data.records import parse_messages
-    from mftcoder.data.rendering import template_messages
 
-    return [template_messages(parse_messages(record, where)) for where, record in read_file(arguments.messages)]
+    return [parse_messages(record, where) for where, record in read_file(arguments.messages)]
 
 
 def _show(arguments: Namespace, content: Any, table: Any) -> None:

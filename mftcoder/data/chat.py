@@ -159,7 +159,7 @@ def _encode_texts(
     tokenized = _tokenized([sample.where for sample in samples], texts, spelt, tokenizer, add_special_tokens=True)
     encoded = []
     for ids, _ in tokenized:
-        ended = ids if ids[-1:] == eos else np.append(ids, np.int32(eos))
+        ended = ids if (ids[-1:] == eos).any() else np.append(ids, np.int32(eos))
         encoded.append(Encoded(ended, np.arange(len(ended)) > 0, np.zeros(0, np.int32)))
     return encoded
 

@@ -77,7 +77,8 @@ class ControlTokens:
     def restore(self, text: str) -> str:
         """A rendering of hidden values, for the twin. ValueError if the template garbled what was hidden."""
         restored = self._swap.sub(lambda match: self._swapped[match[0]], text)
-        if json.dumps(self._nonce)[1:-1] in text or f"{self._nonce}\ue100" in restored:
+        beginning = self._nonce[:3]
+        if json.dumps(beginning)[1:-1] in text or restored.count(beginning) > len(self._found.findall(text)):
             raise ValueError("it changes text that spells out a control token")
         return restored
 

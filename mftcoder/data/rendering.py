@@ -122,10 +122,8 @@ class _Renderings:
 
     def text(self, messages: list[dict] | None = None, *, add_generation_prompt: bool = False) -> str:
         """All messages, or those given."""
-        text, _ = self._render(
-            self._messages if messages is None else messages, add_generation_prompt=add_generation_prompt
-        )
-        return self._control.restore(text) if self._control else text
+        text, _ = self._render(messages, add_generation_prompt=add_generation_prompt)
+        return text
 
     def measured(self) -> Rendered:
         """The conversation with its spans and borders."""
@@ -135,14 +133,20 @@ class _Renderings:
             answers = [self._span(index) for index, message in enumerate(self.sample.messages) if message.supervised]
         return Rendered(self.whole, answers, self._borders(), self.restored)
 
-    def _render(self, messages: list[dict], **options: bool) -> tuple[str, list[tuple[int, int]]]:
+    def _render(self, messages: list[dict] | None = None, **options: bool) -> tuple[str, list[Span]]:
+        """All messages, or those given, as text, and the spans that the template marks where an option asks for it."""
+        chosen = self._messages if messages is None else messages
         try:
-            texts, marks = render_jinja_template(
-                [messages], tools=self._tools, chat_template=self.template, **self._special, **options
+            (text,), marks = render_jinja_template(
+                [chosen], tools=self._tools, chat_template=self.template, **self._special, **options
             )
+            spans = [Span(*mark) for mark in marks[0]] if marks else []
+            if self._control is None:
+                return text, spans
+            restore = self._control.restore
+            return restore(text), [Span(*(len(restore(text[:place])) for place in span)) for span in spans]
         except Exception as error:  # a template is a program: it can fail in any way
             raise MftcoderError(f"{self.sample.where}: the chat template refuses the conversation: {error}.") from error
-        return texts[0], marks[0] if marks else []
 
     def _first(self, count: int) -> str:
         """The first ``count`` messages."""
@@ -161,15 +165,12 @@ class _Renderings:
         return Span(len(prompt), len(answered.rstrip()))
 
     def _marked_spans(self) -> list[Span]:
-        text, marks = self._render(self._messages, return_assistant_tokens_mask=True)
-        if self._control:
-            restore = self._control.restore
-            marks = [(len(restore(text[:start])), len(restore(text[:end]))) for start, end in marks]
+        _, marks = self._render(return_assistant_tokens_mask=True)
         answers = [message for message in self.sample.messages if message.role == "assistant"]
         if len(marks) == len(answers):
-            return [Span(*mark) for mark, answer in zip(marks, answers, strict=True) if answer.supervised]
+            return [mark for mark, answer in zip(marks, answers, strict=True) if answer.supervised]
         if all(answer.supervised for answer in answers):
-            return [Span(*mark) for mark in marks]
+            return marks
         raise MftcoderError(
             f"{self.sample.where}: has answers that are not to be learnt, but the chat template marks {len(marks)} "
             f"spans for {len(answers)} answers. Let the template mark each answer once."
@@ -280,12 +281,11 @@ def _layout(sample: Conversation, template: str, special: dict[str, Any]) -> _La
 def _fault(text: str, answers: list[Span], messages: Sequence[Message], cores: list[str]) -> str | None:
     """What is wrong with the spans of the answers, judged by where the contents lie."""
     for message, core in zip(messages, cores, strict=True):
-        start = text.find(core)
-        if start < 0:
-            continue
-        end = start + len(core)
-        if not message.supervised and any(span.start < end and start < span.end for span in answers):
+        places = [Span(*match.span()) for match in re.finditer(core, text)]
+        if message.supervised:
+            whole = any(a.start <= place.start and place.end <= a.end for a in answers for place in places)
+            if places and not whole:
+                return "marks only a part of an answer"
+        elif any(a.start < place.end and place.start < a.end for a in answers for place in places):
             return f"marks as an answer to learn what is text of the role {message.role}"
-        if message.supervised and not any(span.start <= start and end <= span.end for span in answers):
-            return "marks only a part of an answer"
     return None

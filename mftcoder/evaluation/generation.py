@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mftcoder.config.problems import show
-from mftcoder.data.chat import stop_token_ids
+from mftcoder.data.chat import encode_prompt, stop_token_ids
+from mftcoder.data.records import Conversation
+from mftcoder.data.rendering import template_messages
 from mftcoder.data.shards import Shards
 from mftcoder.errors import MftcoderError
 from mftcoder.evaluation.losses import load_for_shards
 from mftcoder.training.trained import load_for_use
 
-Conversation = list[dict[str, Any]]
 Ids = NDArray[np.int64]
 
 
@@ -36,7 +37,7 @@ def generate(model: str, prompts: Sequence[str | Conversation], sampling: Sampli
 
     Args:
         model: a run, a checkpoint, a folder that transformers loads, or a hub id.
-        prompts: conversations as lists of messages, or strings, which are continued as they are.
+        prompts: conversations, or strings, which are continued as they are.
     """
     loaded, tokenizer = load_for_use(model)
     if not tokenizer.chat_template and not all(isinstance(prompt, str) for prompt in prompts):
@@ -44,9 +45,13 @@ def generate(model: str, prompts: Sequence[str | Conversation], sampling: Sampli
     ids = [_ids(tokenizer, prompt) for prompt in prompts]
     torch.manual_seed(sampling.seed)
     return [
-        {"prompt": prompt, "generated": _continued(loaded, tokenizer, start, sampling)}
+        {"prompt": _shown(prompt), "generated": _continued(loaded, tokenizer, start, sampling)}
         for prompt, start in zip(prompts, ids, strict=True)
     ]
+
+
+def _shown(prompt: str | Conversation) -> str | list[dict[str, Any]]:
+    return template_messages(prompt) if isinstance(prompt, Conversation) else prompt
 
 
 def generate_held_out(
@@ -96,16 +101,13 @@ def _held_out(shards: Shards, task: str, count: int) -> Iterator[tuple[Ids, Ids]
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, prompt: str | Conversation) -> Ids:
-    if isinstance(prompt, str):
-        ids = tokenizer(prompt).input_ids
+    if isinstance(prompt, Conversation):
+        ids = encode_prompt(prompt, tokenizer).astype(np.int64)
     else:
-        try:
-            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        except Exception as error:  # a template is a program: it can fail in any way
-            raise MftcoderError(f"the chat template refuses {show(prompt)}: {error}.") from error
-    if not ids:
-        raise MftcoderError(f"the prompt {show(prompt)} holds no token to go on from. Give some text.")
-    return np.array(ids)
+        ids = np.array(tokenizer(prompt).input_ids, np.int64)  # as it is: what spells out a control token is one
+    if not len(ids):
+        raise MftcoderError(f"the prompt {show(_shown(prompt))} holds no token to go on from. Give some text.")
+    return ids
 
 
 def _continued(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: Ids, sampling: Sampling) -> str:

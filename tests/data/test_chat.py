@@ -1,13 +1,18 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from chat_templates import CHATML, CHATML_MARKED, LLAMA2
+from chat_templates import CHATML, CHATML_MARKED, LLAMA2, MISTRAL
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
-from mftcoder.config.schema import MarkersChat, Model, TemplateChat
+from mftcoder.config.schema import MarkersChat, Model, Task, TemplateChat
+from mftcoder.data import rendering
 from mftcoder.data.chat import encode, load_tokenizer, markers_template
-from mftcoder.data.records import Conversation, Message, Text
+from mftcoder.data.records import Conversation, Message, Text, read_records
+from mftcoder.data.rendering import Renderer
 from mftcoder.errors import MftcoderError
 
 
@@ -219,3 +224,76 @@ def test_order_is_kept_and_the_tokenizers_own_truncation_is_not_used(byte_level)
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_array_equal(one.input_ids, other.input_ids)
         np.testing.assert_array_equal(one.supervised, other.supervised)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        # The marks stand around the wrong turns, around all of them, and around half of an answer.
+        (("user", "{{ m.content }}<|im_end|>"), r"marks as an answer to learn what is text of the role user"),
+        (("assistant", "{{ m.content }}<|im_end|>{{ messages[0].content }}"), "marks as an answer .* of the role user"),
+        (("assistant", "<|im_end|>"), "marks only a part of an answer"),
+    ],
+)
+def test_marks_around_something_else_are_an_error(byte_level, part: tuple[str, str], message: str) -> None:
+    role, inside = part
+    byte_level.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == '"
+        + role
+        + "' %}{% generation %}"
+        + inside
+        + "{% endgeneration %}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    with pytest.raises(MftcoderError, match=rf"a\.jsonl:1: the chat template {message}"):
+        encode([conversation("hello", "two")], byte_level)
+
+
+def test_an_answer_span_that_covers_a_question_is_an_error(byte_level) -> None:
+    # Questions are written only when their answer is.
+    byte_level.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}Q: {{ messages[loop.index0 - 1].content }}\n"
+        "A: {{ m.content + eos_token }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(MftcoderError, match="marks as an answer to learn what is text of the role user"):
+        encode([conversation("hello", "two")], byte_level)
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML_MARKED, LLAMA2, MARKERS, MISTRAL])
+def test_the_shape_of_a_conversation_and_the_conversation_itself_say_the_same(
+    template: str, byte_level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    byte_level.chat_template = template
+    plain = [
+        conversation("hello", "hello there"),
+        conversation("hello", "  two ", "three", "\n", "so", "it", supervised=(True, False, True)),
+        conversation("", "", "x", " y"),
+    ]
+    if template != MISTRAL:
+        plain.append(conversation("\t", "so\t", "x", "y", system="\n you "))
+    rendered = [Renderer(byte_level)(sample) for sample in plain]
+    rendering._layouts.cache_clear()
+    monkeypatch.setattr(rendering, "_layout", lambda *_: rendering._Layout())
+    assert [Renderer(byte_level)(sample) for sample in plain] == rendered
+
+
+def test_most_conversations_are_rendered_once(byte_level, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [conversation(f"a{number}", "b", "c", f"d{number}", system="you") for number in range(20)]
+    number = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal number
+        number += 1
+        return render_jinja_template(*arguments, **options)
+
+    monkeypatch.setattr(rendering, "render_jinja_template", counted)
+    encode(samples, byte_level)
+    assert number < 20 + 10
+
+
+def test_only_last_answers_are_learnt_where_the_task_says_so(byte_level, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+    lines = [{"messages": turns}, {"messages": [*turns[:3], {**turns[3], "train": False}]}, {"messages": turns[:3]}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    records = list(read_records(Task(name="a", path=str(tmp_path / "a.jsonl"), supervise="last")))
+    learnt = [[m.supervised for m in record.messages] for record in records if isinstance(record, Conversation)]
+    assert learnt == [[False, False, False, True], [False] * 4, [False, True, False]]

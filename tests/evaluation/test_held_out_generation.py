@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from mftcoder import cli
+from mftcoder.data.records import Conversation, Message
 from mftcoder.evaluation.generation import Sampling, generate
 
 QUESTIONS = {f"{n} + {n}?": f"It is {2 * n}." for n in range(40)}
@@ -49,7 +50,7 @@ def test_prompt_and_reference_are_a_record_and_the_answer_is_the_models(base_mod
         for q in QUESTIONS
     }
     assert [line["reference"] for line in lines] == [QUESTIONS[asked[line["prompt"]]] for line in lines]
-    prompts = [[{"role": "user", "content": asked[line["prompt"]]}] for line in lines]
+    prompts = [Conversation((Message("user", asked[line["prompt"]], False),)) for line in lines]
     expected = [answer["generated"] for answer in generate(str(base_model), prompts, Sampling(max_new_tokens=8))]
     assert [line["generated"] for line in lines] == expected
     assert any(expected)
