@@ -224,6 +224,9 @@ class Data(Section):
         "`drop` drops it, `split` makes several samples of it, each with the system prompt. Plain text is split into "
         "rows.",
     )
+    max_bad_records: Annotated[int, Field(ge=0)] = Field(
+        0, description="So many records of a task that cannot be read or encoded are listed and passed over."
+    )
     chat: Annotated[TemplateChat | MarkersChat, Field(discriminator="type")] = TemplateChat()
     sampling: Sampling = ProportionalSampling()
     tasks: list[Task] = Field(min_length=1, description="The tasks, in order.")

@@ -15,7 +15,9 @@ from mftcoder.config.schema import Task
 from mftcoder.data.chat import encode
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.holdout import group_hash
+from mftcoder.data.reading import Refuse, stop
 from mftcoder.data.records import Conversation, Text
+from mftcoder.errors import MftcoderError
 
 NOTHING_SUPERVISED = "no supervised token"
 _RECORDS_PER_CHUNK = 512
@@ -48,10 +50,10 @@ class Encoder:
         """Every token's id is below."""
         return 1 + max(self.tokenizer.get_vocab().values())
 
-    def __call__(self, records: list[Record], task: Task) -> EncodedRecords:
-        """The samples of ``records`` of ``task``, of any length; raises what ``chat.encode`` raises."""
+    def __call__(self, records: list[Record], task: Task, refuse: Refuse = stop) -> EncodedRecords:
+        """The samples of ``records`` of ``task``, of any length; what cannot be encoded goes to ``refuse``."""
         noted: Counter[str] = Counter()
-        encoded = encode(records, self.tokenizer, parse_control=task.control_tokens, noted=noted)
+        records, encoded = self._encode(records, task, refuse, noted)
         numbers = [number for number, sample in enumerate(encoded) if sample.supervised.any()]
         kept = [records[number] for number in numbers]
         num_dropped = len(records) - len(kept)
@@ -65,6 +67,24 @@ class Encoder:
             Counter({NOTHING_SUPERVISED: num_dropped}) if num_dropped else Counter(),
             noted,
         )
+
+    def _encode(
+        self, records: list[Record], task: Task, refuse: Refuse, noted: Counter[str]
+    ) -> tuple[list[Record], list[Encoded]]:
+        """Those of ``records`` that can be encoded, and what they become."""
+        noted_now: Counter[str] = Counter()
+        try:
+            encoded = encode(records, self.tokenizer, parse_control=task.control_tokens, noted=noted_now)
+        except MftcoderError as error:
+            if len(records) == 1:
+                refuse(error)
+                return [], []
+        else:
+            noted.update(noted_now)
+            return records, encoded
+        middle = len(records) // 2  # the bad ones are found by halving
+        halves = [self._encode(half, task, refuse, noted) for half in (records[:middle], records[middle:])]
+        return [*halves[0][0], *halves[1][0]], [*halves[0][1], *halves[1][1]]
 
 
 def group_of(record: Record) -> str:

@@ -6,32 +6,74 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 
+from mftcoder.config.schema import Task
+from mftcoder.data.bad_records import SHOWN, BadRecords, Budget, TooManyBadError
 from mftcoder.data.encoding import EncodedRecords, Encoder, chunks
 from mftcoder.data.parts import EncodedPart, PartCounts, write_part
-from mftcoder.data.reading import read_part
+from mftcoder.data.reading import Part, read_part
 from mftcoder.data.records import parse_records
-from mftcoder.errors import RunError
+from mftcoder.errors import MftcoderError, RunError
 
 _SECONDS_BETWEEN_NEWS = 10.0
+_LOOK_AHEAD = 100  # records
 
 Tell = Callable[[str], None]
 
 
-def make_parts(wanted: Sequence[EncodedPart], encoder: Encoder, num_workers: int, tell: Tell) -> dict[Path, PartCounts]:
+def look_ahead(wanted: Iterable[EncodedPart], encoder: Encoder, max_bad: int) -> None:
+    """Try the first records of each task, so that what is wrong with all of them is told before hours of work.
+
+    Raises MftcoderError that names several bad records of each task that has more than ``max_bad``.
+    """
+    problems = []
+    for part in {part.task.name: part for part in reversed(list(wanted))}.values():
+        problems += first_problems(part.source, part.task, part.format, encoder, max_bad)
+    if problems:
+        raise MftcoderError("\n".join(problems))
+
+
+def first_problems(source: Part, task: Task, format: str, encoder: Encoder, max_bad: int) -> list[str]:
+    """What is wrong with the first records of ``task`` in ``source``; nothing if ``max_bad`` records may be bad."""
+    problems: list[str] = []
+
+    def note(error: MftcoderError) -> None:
+        problems.append(str(error))
+        if len(problems) > max_bad + SHOWN:
+            raise TooManyBadError([])
+
+    with suppress(TooManyBadError):
+        raw = islice(read_part(source, note), _LOOK_AHEAD)
+        encoder(list(parse_records(raw, task, format, note)), task, note)
+    return problems[:SHOWN] if len(problems) > max_bad else []
+
+
+def make_parts(
+    wanted: Sequence[EncodedPart], encoder: Encoder, num_workers: int, budget: Budget, tell: Tell
+) -> dict[Path, PartCounts]:
     """Make the parts ``wanted`` in ``num_workers`` processes (1: in this one); gives their counts by their files.
 
-    Raises the error of the first part, in their order, that cannot be made; those made by then stay.
+    Raises the error of the first part, in their order, that cannot be made, or whose bad records are more than the
+    ``budget`` allows; those made by then stay.
     """
     made: dict[Path, PartCounts] = {}
     records, last = 0, time.monotonic()
-    results = _in_pool(wanted, encoder, num_workers) if num_workers > 1 else (_make(part, encoder) for part in wanted)
-    for part, counts in zip(wanted, results, strict=True):
-        made[part.file] = counts
+    make = partial(_make, encoder=encoder, max_bad=budget.limit)
+    results = _in_pool(wanted, encoder, budget.limit, num_workers) if num_workers > 1 else map(make, wanted)
+    for part in wanted:
+        try:
+            made[part.file] = counts = next(results)
+        except TooManyBadError as error:
+            budget.add(part.task.name, part.source.path, error.bad)
+            raise
+        budget.add(part.task.name, part.source.path, counts.bad)
         records += counts.records
         if time.monotonic() - last > _SECONDS_BETWEEN_NEWS:
             last = time.monotonic()
@@ -39,20 +81,22 @@ def make_parts(wanted: Sequence[EncodedPart], encoder: Encoder, num_workers: int
     return made
 
 
-def _make(part: EncodedPart, encoder: Encoder, watch: Callable[[], None] = lambda: None) -> PartCounts:
+def _make(part: EncodedPart, encoder: Encoder, max_bad: int, watch: Callable[[], None] = lambda: None) -> PartCounts:
+    bad = BadRecords(part.source.path, max_bad)
+
     def encoded() -> Iterator[EncodedRecords]:
-        for chunk in chunks(parse_records(read_part(part.source), part.task, part.format)):
+        for chunk in chunks(parse_records(read_part(part.source, bad), part.task, part.format, bad)):
             watch()
-            yield encoder(chunk, part.task)
+            yield encoder(chunk, part.task, bad)
 
-    return write_part(part, encoded(), encoder.num_ids)
+    return write_part(part, encoded(), encoder.num_ids, bad.in_order)
 
 
-def _in_pool(wanted: Iterable[EncodedPart], encoder: Encoder, num_workers: int) -> Iterator[PartCounts]:
+def _in_pool(wanted: Iterable[EncodedPart], encoder: Encoder, max_bad: int, num_workers: int) -> Iterator[PartCounts]:
     # Not fork: the tokenizer's threads, once started, would leave a forked child waiting for ever.
     context = get_context("spawn")
     stopping = context.Event()
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (encoder, stopping)) as pool:
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (encoder, max_bad, stopping)) as pool:
         ahead: deque[Future[PartCounts]] = deque()
         try:
             for part in wanted:
@@ -71,13 +115,13 @@ class _NotWantedError(Exception):
     """Another part has failed: this one is not wanted any more."""
 
 
-_worker: tuple[Encoder, Event]
+_worker: tuple[Encoder, int, Event]
 
 
-def _start_worker(encoder: Encoder, stopping: Event) -> None:
+def _start_worker(encoder: Encoder, max_bad: int, stopping: Event) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process: the processes share the cores
-    _worker = encoder, stopping
+    _worker = encoder, max_bad, stopping
     Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -90,10 +134,10 @@ def _end_with_parent() -> None:
 
 
 def _make_in_worker(part: EncodedPart) -> PartCounts:
-    encoder, stopping = _worker
+    encoder, max_bad, stopping = _worker
 
     def watch() -> None:
         if stopping.is_set():
             raise _NotWantedError
 
-    return _make(part, encoder, watch)
+    return _make(part, encoder, max_bad, watch)

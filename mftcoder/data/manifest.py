@@ -45,6 +45,7 @@ class TaskCounts(Section):
 
     name: str
     records: int
+    bad: int  # records that were passed over, beside these
     samples: int  # made from the records: more when long ones were split, including those dropped
     split: int  # longer than a row, and therefore several samples
     truncated: int  # longer than a row, and therefore in part left out

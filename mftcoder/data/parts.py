@@ -14,7 +14,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mftcoder.config.schema import Config, Section, Task
+from mftcoder.data.bad_records import BadRecord, as_lines
 from mftcoder.data.encoding import EncodedRecords
 from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, TokenizerIdentity, file_hash, json_hash
 from mftcoder.data.location import located
@@ -50,6 +51,7 @@ class PartCounts(Section):
     records: int
     dropped: dict[str, int]  # reason -> samples
     noted: dict[str, int]  # what happened -> to how many records
+    bad: list[BadRecord]  # passed over
     size: int  # bytes of the file
     blake2b: str
 
@@ -71,8 +73,13 @@ def _name(tokenizer: TokenizerIdentity, source: TaskSource, file: SourceFile, pa
     return json_hash([*made_with, file.blake2b, part.start, part.stop])
 
 
-def write_part(part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: int) -> PartCounts:
-    """Write the samples ``encoded`` of ``part``. Whatever happens, the part is there whole or not at all."""
+def write_part(
+    part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: int, bad: Callable[[], list[BadRecord]]
+) -> PartCounts:
+    """Write the samples ``encoded`` of ``part``. Whatever happens, the part is there whole or not at all.
+
+    ``bad`` gives the records that were passed over, and is asked at the end.
+    """
     schema = _schema(num_ids)
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
@@ -93,6 +100,7 @@ def write_part(part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: in
             records=counts["records"],
             dropped=dropped,
             noted=noted,
+            bad=bad(),
             size=aside.stat().st_size,
             blake2b=file_hash(aside),
         )
@@ -112,6 +120,12 @@ def read_counts(part: EncodedPart) -> PartCounts | None:
     except (OSError, ValueError):
         return None
     return counts if whole else None
+
+
+def bad_lines(made: Iterable[tuple[EncodedPart, PartCounts]]) -> Iterator[dict[str, str]]:
+    """What is listed of the bad records of parts, in order."""
+    for part, counts in made:
+        yield from as_lines(part.task.name, part.source.path, counts.bad)
 
 
 def find_parts(wanted: Iterable[EncodedPart]) -> dict[Path, PartCounts | None]:

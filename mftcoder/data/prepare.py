@@ -16,18 +16,20 @@ import numpy as np
 from rich.table import Table
 
 from mftcoder.config.schema import Config
+from mftcoder.data.bad_records import LISTED, Budget, write_list
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.encoding import Encoder
 from mftcoder.data.fitting import fit_all
 from mftcoder.data.holdout import SPLITS, hold_out, seeded
 from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
 from mftcoder.data.location import is_remote, located
-from mftcoder.data.making import Tell, make_parts
+from mftcoder.data.making import Tell, look_ahead, make_parts
 from mftcoder.data.manifest import MANIFEST, Manifest, SplitCounts, TaskCounts
 from mftcoder.data.packing import Layout, pack
 from mftcoder.data.parts import (
     EncodedPart,
     PartCounts,
+    bad_lines,
     encoded_parts,
     find_parts,
     parts_in,
@@ -79,11 +81,19 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         counts = _encode(config, inputs, parts, Encoder(tokenizer), num_workers, tell)
         aside = _empty_folder_beside(folder, "partial")
         tasks = [_write_task(aside, some, [counts[part.file] for part in some], inputs.settings) for some in by_task]
+        if any(task.bad for task in tasks):
+            write_list(aside / LISTED, bad_lines((part, counts[part.file]) for part in parts))
         manifest = Manifest.of(inputs, tasks)
         write_manifest(aside, manifest)
         _put_in_place(aside, folder)
         _tidy(config, parts, tell)
         return manifest
+
+
+def listed_beside(config: Config) -> Path:
+    """Where bad records are listed if they are too many to make shards."""
+    folder = shards_path(config)
+    return folder.with_name(f"{folder.name}.{LISTED}")
 
 
 class Share(NamedTuple):
@@ -125,11 +135,16 @@ def _encode(
     folder = samples_path(config)
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
+    budget = Budget(config.data.max_bad_records, listed_beside(config))
     found = find_parts(parts)
+    for part in parts:
+        if made_before := found[part.file]:
+            budget.add(part.task.name, part.source.path, made_before.bad)
     missing = list({part.file: part for part in parts if not found[part.file]}.values())
     if len(missing) < len(found):
         tell(f"{folder}: {len(found) - len(missing)} of {len(found)} parts are tokenized already")
-    made = make_parts(missing, encoder, num_workers or _workers_for(missing), tell)
+    look_ahead(missing, encoder, budget.limit)
+    made = make_parts(missing, encoder, num_workers or _workers_for(missing), budget, tell)
     return {file: counts for file, counts in found.items() if counts} | made
 
 
@@ -190,9 +205,9 @@ def _write_task(
     folder: Path, parts: Sequence[EncodedPart], counts: Sequence[PartCounts], settings: Settings
 ) -> TaskCounts:
     task = parts[0].task
-    num_records = sum(count.records for count in counts)
+    num_records, num_bad = sum(count.records for count in counts), sum(len(count.bad) for count in counts)
     if not num_records:
-        raise no_record(task)
+        raise MftcoderError(f'task "{task.name}": all {num_bad:,} records are bad.') if num_bad else no_record(task)
     samples = TaskSamples(parts, counts)
     pieces, fitting, too_long = fit_all(samples, settings.sequence_length, settings.over_long)
     dropped = sum((Counter(count.dropped) for count in counts), too_long)
@@ -227,6 +242,7 @@ def _write_task(
     return TaskCounts(
         name=task.name,
         records=num_records,
+        bad=num_bad,
         samples=num_records + int(num_split_off[-1]),
         split=fitting["split"],
         truncated=fitting["truncated"],
@@ -260,7 +276,8 @@ def table(manifest: Manifest) -> Table:
 
 def notes(task: TaskCounts, settings: Settings) -> list[str]:
     """What happened to a task's records that its owner should know, a phrase each."""
-    found = [f"{number:,} records {what}" for what, number in task.noted.items()]
+    found = [f"{task.bad:,} bad records passed over, listed in {LISTED}"] if task.bad else []
+    found += [f"{number:,} records {what}" for what, number in task.noted.items()]
     found += [f"{number:,} samples dropped: {reason}" for reason, number in task.dropped.items()]
     if task.truncated:
         found.append(f"{task.truncated:,} samples truncated to a row: {task.lost_tokens:,} tokens left out")

@@ -120,7 +120,7 @@ def read_part(part: Part, refuse: Refuse = stop) -> Iterator[tuple[str, dict[str
 def _record(raw: Any, where: str) -> dict[str, Any]:
     if isinstance(raw, bytes):
         try:
-            raw = raw.decode()
+            raw = raw.rstrip(b"\r\n").decode()  # else errors would speak of a second line
         except UnicodeDecodeError as error:
             raise MftcoderError(f"{where}: is not UTF-8: {error}. Convert the file to UTF-8.") from None
         raw = parse_json(raw, where)

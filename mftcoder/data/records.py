@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mftcoder.config.schema import Task
-from mftcoder.data.reading import check_values, parse_json, read_file
+from mftcoder.data.reading import Refuse, check_values, parse_json, read_file, stop
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 
@@ -206,7 +206,11 @@ def record_format(task: Task) -> str:
         return task.format
     if task.format != "auto":
         raise MftcoderError(f'data.tasks "{task.name}": format must be auto, {known}; found "{task.format}".')
-    where, record = next(_task_records(task))
+    bad: list[MftcoderError] = []  # whoever reads the records tells of them
+    try:
+        where, record = next(_task_records(task, bad.append))
+    except MftcoderError as error:
+        raise (bad[0] if bad else error) from None
     detected = _detect(record)
     if detected is None:
         raise MftcoderError(f"{where}: fits none of the record formats {known}; found keys {_shown(list(record))}.")
@@ -218,22 +222,22 @@ def read_records(task: Task) -> Iterator[Conversation | Text]:
     return parse_records(_task_records(task), task, record_format(task))
 
 
-def parse_records(raw: Iterable[tuple[str, Record]], task: Task, format: str) -> Iterator[Conversation | Text]:
+def parse_records(
+    raw: Iterable[tuple[str, Record]], task: Task, format: str, refuse: Refuse = stop
+) -> Iterator[Conversation | Text]:
     """Those of the ``raw`` records, each with its place, that belong to ``task``; all are of ``format``.
 
-    Raises MftcoderError, with file and line, at the first record that is broken or of another format.
+    Records that are broken or of another format go to ``refuse``, as errors with file and line.
     """
     for where, record in raw:
         if not _belongs(record, task):
             continue
-        if not RECORD_FORMATS[format].detect(record):
-            other = _detect(record)
-            found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
-            raise MftcoderError(
-                f'{where}: task "{task.name}" has format {format}; found {found}. Use one format per task.'
-            )
-        parsed = RECORD_FORMATS[format].parse(record, where)
-        yield _last_answer_only(parsed) if task.supervise == "last" and isinstance(parsed, Conversation) else parsed
+        try:
+            parsed = _parse(record, where, task, format)
+        except MftcoderError as error:
+            refuse(error)
+            continue
+        yield parsed
 
 
 def _last_answer_only(sample: Conversation) -> Conversation:
@@ -242,11 +246,20 @@ def _last_answer_only(sample: Conversation) -> Conversation:
     return replace(sample, messages=tuple(messages))
 
 
-def _task_records(task: Task) -> Iterator[tuple[str, Record]]:
+def _parse(record: Record, where: str, task: Task, format: str) -> Conversation | Text:
+    if not RECORD_FORMATS[format].detect(record):
+        other = _detect(record)
+        found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
+        raise MftcoderError(f'{where}: task "{task.name}" has format {format}; found {found}. Use one format per task.')
+    parsed = RECORD_FORMATS[format].parse(record, where)
+    return _last_answer_only(parsed) if task.supervise == "last" and isinstance(parsed, Conversation) else parsed
+
+
+def _task_records(task: Task, refuse: Refuse = stop) -> Iterator[tuple[str, Record]]:
     """The raw records that belong to ``task``, at least one, with their places."""
     empty = True
     for file in source_files(task):
-        for where, record in read_file(file):
+        for where, record in read_file(file, refuse):
             if _belongs(record, task):
                 empty = False
                 yield where, record

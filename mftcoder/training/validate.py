@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config
-from mftcoder.data.chat import check_vocabulary, encode, load_tokenizer
+from mftcoder.data.chat import check_vocabulary, load_tokenizer
+from mftcoder.data.encoding import Encoder
+from mftcoder.data.making import first_problems
 from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.mixture import epoch_note
 from mftcoder.data.prepare import shards_path
-from mftcoder.data.records import read_records, record_format
+from mftcoder.data.reading import Part
+from mftcoder.data.records import record_format
 from mftcoder.data.shards import Shards, Verify
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
@@ -69,13 +72,13 @@ def _tokenizer(config: Config, world_size: int) -> str:
 
 
 def _tasks(config: Config, world_size: int) -> str:
-    """The first record of every task parses and encodes."""
-    tokenizer = load_tokenizer(config.model, config.data.chat)
+    """The first records of every task parse and encode."""
+    encoder = Encoder(load_tokenizer(config.model, config.data.chat))
     found, problems = [], []
     for task in config.data.tasks:
         try:
             files, form = source_files(task), record_format(task)
-            encode([next(read_records(task))], tokenizer, parse_control=task.control_tokens)
+            problems += first_problems(Part(files[0]), task, form, encoder, config.data.max_bad_records)
             found.append(f"{task.name} ({len(files)} {'file' if len(files) == 1 else 'files'}, {form})")
         except MftcoderError as error:
             problems.append(str(error))
