@@ -21,17 +21,19 @@ def locked(path: Path, what: str, tell: Callable[[str], None]) -> Iterator[None]
         path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("w") as file:
-            _lock(file, path, what, tell)
+            has_locks = _lock(file, path, what, tell)
             if not _is_still(file, path):  # whoever had it before has removed it meanwhile
                 continue
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+                if has_locks:  # closing the file would not do while a forked process has it open too
+                    fcntl.flock(file, fcntl.LOCK_UN)
             return
 
 
-def _lock(file: TextIO, path: Path, what: str, tell: Callable[[str], None]) -> None:
+def _lock(file: TextIO, path: Path, what: str, tell: Callable[[str], None]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -41,6 +43,8 @@ def _lock(file: TextIO, path: Path, what: str, tell: Callable[[str], None]) -> N
         if error.errno not in NO_LOCKS_HERE:
             raise
         tell(f"{path.parent}: this file system has no locks, so another process at work here would not be noticed")
+        return False
+    return True
 
 
 def _is_still(file: TextIO, path: Path) -> bool:

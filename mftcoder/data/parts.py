@@ -29,6 +29,7 @@ from mftcoder.data.encoding import EncodedRecords
 from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, TokenizerIdentity, file_hash, json_hash
 from mftcoder.data.location import located
 from mftcoder.data.reading import Part, parts
+from mftcoder.data.shards import synced
 
 ENCODING_VERSION = 2  # to be raised by whoever changes what samples records become
 BYTES_PER_PART = 16 * 2**20  # of a source file: seconds of work, so that a killed run loses little
@@ -87,15 +88,12 @@ def write_part(
     descriptor, name = tempfile.mkstemp(".partial", part.file.stem, part.file.parent)
     aside = Path(name)
     try:
-        with open(descriptor, "wb") as stream:
-            with pa.ipc.new_stream(stream, schema) as writer:
-                for chunk in encoded:
-                    writer.write_batch(_record_batch(chunk, counts["records"], part.source.path, schema))
-                    counts += chunk.counts
-                    dropped += chunk.dropped
-                    noted += chunk.noted
-            stream.flush()
-            os.fsync(stream.fileno())
+        with synced(open(descriptor, "wb"), part.file) as stream, pa.ipc.new_stream(stream, schema) as writer:
+            for chunk in encoded:
+                writer.write_batch(_record_batch(chunk, counts["records"], part.source.path, schema))
+                counts += chunk.counts
+                dropped += chunk.dropped
+                noted += chunk.noted
         written = PartCounts(
             records=counts["records"],
             dropped=dropped,

@@ -11,7 +11,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -123,12 +123,19 @@ class Shards:
 
 
 @contextmanager
-def _open_synced(file: Path) -> Iterator[BinaryIO]:
-    """A new file whose contents are on the disk when the block ends."""
-    with file.open("xb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+def synced(stream: BinaryIO, name: Path) -> Iterator[BinaryIO]:
+    """``stream``, closed and on the disk when the block ends; what goes wrong on the disk names ``name``."""
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(name)) from error
+
+
+def _new(file: Path) -> AbstractContextManager[BinaryIO]:
+    return synced(file.open("xb"), file)
 
 
 def write_rows(
@@ -147,7 +154,7 @@ def write_rows(
     bounds = np.linspace(0, num_rows, num_files + 1).astype(int)
     supervised_tokens = 0
     for file, first, last in zip(names, bounds[:-1], bounds[1:], strict=True):
-        with _open_synced(target / file) as stream, pa.ipc.new_stream(stream, _SCHEMA) as writer:
+        with _new(target / file) as stream, pa.ipc.new_stream(stream, _SCHEMA) as writer:
             for start in range(first, last, _ROWS_PER_BATCH):
                 segments_of = layout.row_starts[start : min(start + _ROWS_PER_BATCH, last) + 1]
                 chosen = layout.order[segments_of[0] : segments_of[-1]]
@@ -157,7 +164,7 @@ def write_rows(
                 supervised_tokens += sum(int(segment.supervised.sum()) for segment in segments)
                 writer.write_batch(batch)
     for file, content in _datasets_files(names).items():
-        with _open_synced(target / file) as stream:
+        with _new(target / file) as stream:
             stream.write(json.dumps(content, indent=2).encode())
     files = [FileEntry.of(target / file, f"{name}/{file}") for file in [*names, "dataset_info.json", "state.json"]]
     return files, supervised_tokens
@@ -166,7 +173,7 @@ def write_rows(
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Complete the shards in ``folder``."""
     aside = folder / f"{MANIFEST}.partial"
-    with _open_synced(aside) as stream:
+    with _new(aside) as stream:
         stream.write(manifest.model_dump_json(indent=2).encode())
     aside.replace(folder / MANIFEST)
 
