@@ -152,7 +152,7 @@ def test_a_damaged_manifest_is_found(shards: Shards) -> None:
     with pytest.raises(MftcoderError, match=r"manifest\.json: is damaged"):
         Shards.open(shards.folder)
     manifest.write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(MftcoderError, match="format_version must be 2; found 99"):
+    with pytest.raises(MftcoderError, match=r"format_version must be \d; found 99"):
         Shards.open(shards.folder)
     manifest.unlink()
     with pytest.raises(MftcoderError, match=r"holds no manifest\.json, so no complete shards"):
