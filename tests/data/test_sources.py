@@ -4,15 +4,17 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import fsspec
 import pytest
 from test_reading import GOOD
 
 from mftcoder.config.schema import Task
 from mftcoder.data.location import located
+from mftcoder.data.prepare import prepare
 from mftcoder.data.reading import parts, read_part
 from mftcoder.data.records import Text, read_records
 from mftcoder.data.sources import source_files
@@ -140,3 +142,28 @@ def test_any_error_of_a_remote_file_system_names_the_file(memory: str, monkeypat
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "info", fail)
     with pytest.raises(MftcoderError, match=r"path memory://corpus: cannot be searched: no credentials\. Restore it"):
         texts(memory)
+
+
+def test_shards_do_not_depend_on_where_the_task_files_lie(make_config: Callable, tmp_path: Path, memory: str) -> None:
+    records = [{"text": f"def add{i}(a, b):\n    return a + b\n"} for i in range(30)]
+    local = make_config({"t": records})
+    content = (tmp_path / "t.jsonl").read_bytes()
+    located(memory).mkdir(parents=True, exist_ok=True)
+    located(f"{memory}/t.jsonl").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("t.jsonl", content)
+    datasets.Dataset.from_list(records).save_to_disk(tmp_path / "saved")
+    expected = prepare(local, tell=lambda _: None).fingerprint
+    for number, (source, num_workers) in enumerate(
+        [
+            ({"path": f"{memory}/*.jsonl"}, 1),
+            ({"path": f"zip://t.jsonl::{tmp_path}/t.zip"}, 2),
+            ({"dataset": {"path": str(tmp_path / "saved")}}, 1),
+        ]
+    ):
+        data = local.data.model_copy(update={"tasks": [Task.model_validate({"name": "t", **source})]})
+        config = local.model_copy(update={"data": data, "output_dir": str(tmp_path / f"run{number}")})
+        assert prepare(config, tell=lambda _: None, num_workers=num_workers).fingerprint == expected
+        told: list[str] = []
+        prepare(config, tell=told.append)
+        assert "exist already and are used as they are" in told[-1]
