@@ -224,6 +224,9 @@ class Data(Section):
         "`drop` drops it, `split` makes several samples of it, each with the system prompt. Plain text is split into "
         "rows.",
     )
+    bytes_per_file: PositiveInt = Field(
+        512 * 2**20, description="About the size of the files that shards are cut into; the rows stay the same."
+    )
     max_bad_records: Annotated[int, Field(ge=0)] = Field(
         0, description="So many records of a task that cannot be read or encoded are listed and passed over."
     )

@@ -37,6 +37,7 @@ class Settings(Section):
     packing: Literal["pack", "pad", "pad_to_max"]
     over_long: Literal["truncate", "drop", "split"]
     validation_fraction: float
+    bytes_per_file: int
     seed: int
 
     @classmethod
@@ -48,6 +49,7 @@ class Settings(Section):
             packing=data.packing.mode,
             over_long=data.over_long,
             validation_fraction=data.validation_fraction,
+            bytes_per_file=data.bytes_per_file,
             seed=config.seed,
         )
 

@@ -113,11 +113,13 @@ class Manifest(Section):
 def check_matches(manifest: Manifest, config: Config, tokenizer: PreTrainedTokenizerFast) -> None:
     """MftcoderError, with both values, if the shards are not those that ``config`` and ``tokenizer`` would make.
 
-    Source files are not looked at, and the seed may differ: it orders rows in the shards, and again in training.
+    Source files are not looked at. The seed may differ, as it orders rows in the shards, and again in training; so may
+    the size of the files.
     """
     made, now = manifest.inputs, TokenizerIdentity.of(config, tokenizer)
     differing = differences(made.settings, Settings.of(config)) | tokenizer_differences(made.tokenizer, now)
-    differing.pop("seed", None)
+    for harmless in ("seed", "bytes_per_file"):
+        differing.pop(harmless, None)
     made_tasks, now_tasks = ([labelled(task) for task in tasks] for tasks in (made.tasks, config.data.tasks))
     if made_tasks != now_tasks:
         differing["tasks"] = (", ".join(made_tasks), ", ".join(now_tasks))

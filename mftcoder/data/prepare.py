@@ -228,7 +228,9 @@ def _write_task(
         lengths = pieces.lengths[members]
         layout = pack(lengths, settings.sequence_length, settings.packing, settings.seed, int(split))
         layout = Layout(members[layout.order], layout.row_starts)
-        files, num_supervised = write_rows(folder, f"{task.name}/{SPLITS[split]}", samples, pieces, ids, layout)
+        files, num_supervised = write_rows(
+            folder, f"{task.name}/{SPLITS[split]}", samples, pieces, ids, layout, settings.bytes_per_file
+        )
         num_tokens, num_rows = int(lengths.sum()), len(layout.row_starts) - 1
         padding_share = 1 - num_tokens / (num_rows * settings.sequence_length)
         splits[SPLITS[split]] = SplitCounts(

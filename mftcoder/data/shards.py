@@ -33,7 +33,6 @@ from mftcoder.tasks import TaskSet
 _COLUMNS = {"input_ids": "int32", "supervised": "uint8", "segment_lengths": "int32", "sample_ids": "int64"}
 _SCHEMA = pa.schema([(name, pa.list_(pa.type_for_alias(dtype))) for name, dtype in _COLUMNS.items()])
 _ROWS_PER_BATCH = 256
-_BYTES_PER_FILE = 512 * 2**20
 
 Verify = Literal["quick", "full"]
 
@@ -139,7 +138,13 @@ def _new(file: Path) -> AbstractContextManager[BinaryIO]:
 
 
 def write_rows(
-    folder: Path, name: str, samples: Samples, pieces: Pieces, ids: NDArray[np.int64], layout: Layout
+    folder: Path,
+    name: str,
+    samples: Samples,
+    pieces: Pieces,
+    ids: NDArray[np.int64],
+    layout: Layout,
+    bytes_per_file: int,
 ) -> tuple[list[FileEntry], int]:
     """Write the rows ``layout`` of the P ``pieces`` of ``samples``, called ``ids`` [P], into ``folder``/``name``.
 
@@ -149,7 +154,7 @@ def write_rows(
     target.mkdir(parents=True)
     num_rows = len(layout.row_starts) - 1
     size = 5 * int(pieces.lengths[layout.order].sum()) + 12 * len(layout.order)
-    num_files = min(num_rows, -(-size // _BYTES_PER_FILE))
+    num_files = min(num_rows, -(-size // bytes_per_file))
     names = [f"data-{number:05d}-of-{num_files:05d}.arrow" for number in range(num_files)]
     bounds = np.linspace(0, num_rows, num_files + 1).astype(int)
     supervised_tokens = 0

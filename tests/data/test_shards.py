@@ -47,12 +47,12 @@ def test_rows_are_those_that_datasets_reads(shards: Shards) -> None:
 
 
 def test_rows_are_the_same_in_many_small_files_and_batches(make_config, shards: Shards, monkeypatch) -> None:
-    monkeypatch.setattr(shards_module, "_BYTES_PER_FILE", 3000)
     monkeypatch.setattr(shards_module, "_ROWS_PER_BATCH", 2)
-    config = make_config(RECORDS, output="small")
+    config = make_config(RECORDS, output="small", bytes_per_file=3000)
     prepare(config, tell=lambda _: None)
     small = Shards.open(shards_path(config))
     assert len(small.rows("chat").files) > 1
+    assert all(file.stat().st_size < 2 * 3000 for file in small.rows("chat").files)
     assert_reads_as_datasets_does(small)
     for row, other in zip(small.rows("chat"), shards.rows("chat"), strict=True):
         for array, expected in zip(row, other, strict=True):
