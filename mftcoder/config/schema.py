@@ -177,6 +177,18 @@ class HubDataset(Section):
     revision: NonEmpty | None = Field(None, description="Branch, tag or commit on the hub.")
 
 
+class Fim(Section):
+    """Fill-in-the-middle (Bavarian et al., 2022): plain texts rearranged so that the model learns to insert."""
+
+    rate: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="Share of the texts that are rearranged.")
+    spm_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Share of these in which the suffix comes first (SPM); in the others the prefix does (PSM)."
+    )
+    sentinels: Annotated[list[NonEmpty], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="Tokens before prefix, suffix and middle; default: those of the tokenizer's family."
+    )
+
+
 class Task(Section):
     """One task: a name and its files."""
 
@@ -197,6 +209,7 @@ class Task(Section):
         description="Text such as <|im_end|> in the task's records is read as that control token. By default it is "
         "ordinary text.",
     )
+    fim: Fim | None = Field(None, description="Rearrange some of the task's plain texts as fill-in-the-middle.")
 
 
 class Data(Section):

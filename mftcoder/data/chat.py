@@ -115,11 +115,11 @@ def encode(
 def encode_prompt(sample: Conversation, tokenizer: PreTrainedTokenizerFast) -> NDArray[np.int32]:
     """The ids [L] of a conversation up to where the model's answer begins. Raises as ``encode`` does."""
     rendered = Renderer(tokenizer).prompt(sample)
-    ((ids, _),) = _tokenized([sample.where], [rendered.text], [rendered.restored], tokenizer)
+    ((ids, _),) = tokenize([sample.where], [rendered.text], [rendered.restored], tokenizer)
     return ids
 
 
-def _tokenized(
+def tokenize(
     places: Sequence[str],
     texts: Sequence[str],
     restored: Sequence[bool],
@@ -156,7 +156,7 @@ def _encode_texts(
     texts = [sample.text if parse_control else sample.text.removesuffix(tokenizer.eos_token) for sample in samples]
     spelt = [not parse_control and control.are_in(text) for text in texts]
     noted[CONTROL_AS_TEXT] += sum(spelt)
-    tokenized = _tokenized([sample.where for sample in samples], texts, spelt, tokenizer, add_special_tokens=True)
+    tokenized = tokenize([sample.where for sample in samples], texts, spelt, tokenizer, add_special_tokens=True)
     encoded = []
     for ids, _ in tokenized:
         ended = ids if (ids[-1:] == eos).any() else np.append(ids, np.int32(eos))
@@ -171,20 +171,20 @@ def _encode_conversations(
     rendered = [render(sample) for sample in samples]
     restored = [one.restored for one in rendered]
     noted[CONTROL_AS_TEXT] += sum(restored)
-    tokenized = _tokenized([s.where for s in samples], [one.text for one in rendered], restored, tokenizer)
+    tokenized = tokenize([s.where for s in samples], [one.text for one in rendered], restored, tokenizer)
     end_tokens = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     encoded = []
     for sample, one, (ids, encoding) in zip(samples, rendered, tokenized, strict=True):
         supervised = np.zeros(len(ids), np.bool_)
         for start, end in one.answers:
-            supervised[_token_from(encoding, start, one.text) : _token_from(encoding, end, one.text)] = True
+            supervised[token_from(encoding, start, one.text) : token_from(encoding, end, one.text)] = True
         supervised[:1] = False
         _check_mask(sample, one, ids, supervised, end_tokens)
         encoded.append(Encoded(ids, supervised, _token_borders(encoding, one)))
     return encoded
 
 
-def _token_from(encoding: Encoding, character: int, text: str) -> int:
+def token_from(encoding: Encoding, character: int, text: str) -> int:
     """The first token that starts at or after ``character`` of ``text``."""
     covering = (encoding.char_to_token(place) for place in range(character, len(text)))
     token = next((number for number in covering if number is not None), len(encoding))
@@ -205,7 +205,7 @@ def _start(encoding: Encoding, token: int) -> int:
 def _token_borders(encoding: Encoding, rendered: Rendered) -> NDArray[np.int32]:
     """The borders in tokens: those at which a token starts, as only there the parts are tokenized as on their own."""
     head, *ends = rendered.borders
-    tokens = {place: _token_from(encoding, place, rendered.text) for place in rendered.borders if place >= 0}
+    tokens = {place: token_from(encoding, place, rendered.text) for place in rendered.borders if place >= 0}
     clean = {place for place, token in tokens.items() if token == len(encoding) or _start(encoding, token) == place}
     return np.array([tokens[head] if head in clean else -1, *(tokens[end] for end in ends if end in clean)], np.int32)
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from mftcoder.config.schema import Task
+from mftcoder.config.schema import Config, Task
 from mftcoder.data.chat import encode
+from mftcoder.data.fim import rearranged
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.holdout import group_hash
 from mftcoder.data.reading import Refuse, stop
@@ -44,6 +45,13 @@ class Encoder:
     """Encodes the records of tasks."""
 
     tokenizer: PreTrainedTokenizerFast
+    seed: int  # this and the next matter to fill-in-the-middle only
+    sequence_length: int
+
+    @classmethod
+    def of(cls, config: Config, tokenizer: PreTrainedTokenizerFast) -> "Encoder":
+        """That for the tasks of ``config``."""
+        return cls(tokenizer, config.seed, config.data.sequence_length)
 
     @cached_property
     def num_ids(self) -> int:
@@ -74,7 +82,10 @@ class Encoder:
         """Those of ``records`` that can be encoded, and what they become."""
         noted_now: Counter[str] = Counter()
         try:
-            encoded = encode(records, self.tokenizer, parse_control=task.control_tokens, noted=noted_now)
+            filled = self._filled(records, task, noted_now)
+            others = [record for number, record in enumerate(records) if number not in filled]
+            rest = iter(encode(others, self.tokenizer, parse_control=task.control_tokens, noted=noted_now))
+            encoded = [filled[number] if number in filled else next(rest) for number in range(len(records))]
         except MftcoderError as error:
             if len(records) == 1:
                 refuse(error)
@@ -85,6 +96,26 @@ class Encoder:
         middle = len(records) // 2  # the bad ones are found by halving
         halves = [self._encode(half, task, refuse, noted) for half in (records[:middle], records[middle:])]
         return [*halves[0][0], *halves[1][0]], [*halves[0][1], *halves[1][1]]
+
+    def _filled(self, records: list[Record], task: Task, noted: Counter[str]) -> dict[int, Encoded]:
+        """Those of ``records``, by index, that become fill-in-the-middle."""
+        if task.fim is None:
+            return {}
+        texts = [record for record in records if isinstance(record, Text)]
+        if len(texts) < len(records):
+            where = next(record.where for record in records if isinstance(record, Conversation))
+            raise MftcoderError(
+                f'{where}: is a conversation; fim of task "{task.name}" is for plain text. Take it out.'
+            )
+        return rearranged(
+            texts,
+            task.fim,
+            self.tokenizer,
+            seed=self.seed,
+            sequence_length=self.sequence_length,
+            parse_control=task.control_tokens,
+            noted=noted,
+        )
 
 
 def group_of(record: Record) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from mftcoder.config.schema import Config, Section, Task
+from mftcoder.config.schema import Config, Fim, Section, Task
 from mftcoder.data.location import failures, is_remote
 from mftcoder.data.records import record_format
 from mftcoder.data.sources import source_files
@@ -90,7 +90,7 @@ class SourceFile(FileEntry):
             return cls(path=str(file), size=found.st_size, blake2b=file_hash(file), modified_ns=modified)
 
 
-_READING = {"where", "supervise", "control_tokens"}  # keys of a task that decide what its records become
+_READING = {"where", "supervise", "control_tokens", "fim"}  # keys of a task that decide what its records become
 
 
 class TaskSource(Section):
@@ -101,6 +101,7 @@ class TaskSource(Section):
     where: dict[str, str | int] = Field({})  # this and the next are as in the config
     supervise: Literal["all", "last"] = "all"
     control_tokens: bool = False
+    fim: Fim | None = None
     files: list[SourceFile]
 
     @property

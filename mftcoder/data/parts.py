@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mftcoder.config.schema import Config, Section, Task
 from mftcoder.data.bad_records import BadRecord, as_lines
 from mftcoder.data.encoding import EncodedRecords
-from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, TokenizerIdentity, file_hash, json_hash
+from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, file_hash, json_hash
 from mftcoder.data.location import located
 from mftcoder.data.reading import Part, parts
 from mftcoder.data.shards import synced
@@ -61,7 +61,7 @@ def encoded_parts(config: Config, inputs: Inputs, folder: Path) -> list[list[Enc
     """The parts of each task's files in reading order, with their places in ``folder``."""
     return [
         [
-            EncodedPart(task, source.format, part, folder / f"{_name(inputs.tokenizer, source, file, part)}.arrow")
+            EncodedPart(task, source.format, part, folder / f"{_name(inputs, source, file, part)}.arrow")
             for file in source.files
             for part in parts(located(file.path), BYTES_PER_PART)
         ]
@@ -69,8 +69,10 @@ def encoded_parts(config: Config, inputs: Inputs, folder: Path) -> list[list[Enc
     ]
 
 
-def _name(tokenizer: TokenizerIdentity, source: TaskSource, file: SourceFile, part: Part) -> str:
-    made_with = [ENCODING_VERSION, tokenizer.hash, tokenizer.chat_template_hash, source.reading]
+def _name(inputs: Inputs, source: TaskSource, file: SourceFile, part: Part) -> str:
+    made_with = [ENCODING_VERSION, inputs.tokenizer.hash, inputs.tokenizer.chat_template_hash, source.reading]
+    if source.fim:
+        made_with += [inputs.settings.seed, inputs.settings.sequence_length]
     return json_hash([*made_with, file.blake2b, part.start, part.stop])
 
 

@@ -78,7 +78,7 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
             return Manifest.read(folder)
         by_task = encoded_parts(config, inputs, samples_path(config))
         parts = list(chain.from_iterable(by_task))
-        counts = _encode(config, inputs, parts, Encoder(tokenizer), num_workers, tell)
+        counts = _encode(config, inputs, parts, Encoder.of(config, tokenizer), num_workers, tell)
         aside = _empty_folder_beside(folder, "partial")
         tasks = [_write_task(aside, some, [counts[part.file] for part in some], inputs.settings) for some in by_task]
         if any(task.bad for task in tasks):
@@ -121,7 +121,7 @@ def prepare_share(config: Config, number: int, of: int, *, tell: Tell, num_worke
     inputs = Inputs.of(config, tokenizer)
     parts = list(chain.from_iterable(encoded_parts(config, inputs, samples_path(config))))
     mine = parts[number - 1 :: of]
-    counts = _encode(config, inputs, mine, Encoder(tokenizer), num_workers, tell)
+    counts = _encode(config, inputs, mine, Encoder.of(config, tokenizer), num_workers, tell)
     return Share(number, of, len(mine), len(parts), sum(count.records for count in counts.values()))
 
 

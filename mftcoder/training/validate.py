@@ -73,7 +73,7 @@ def _tokenizer(config: Config, world_size: int) -> str:
 
 def _tasks(config: Config, world_size: int) -> str:
     """The first records of every task parse and encode."""
-    encoder = Encoder(load_tokenizer(config.model, config.data.chat))
+    encoder = Encoder.of(config, load_tokenizer(config.model, config.data.chat))
     found, problems = [], []
     for task in config.data.tasks:
         try:

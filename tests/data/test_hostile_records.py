@@ -62,7 +62,7 @@ def encoders() -> list[Encoder]:
     for template in (CHATML, WITH_TOOLS):
         tokenizer = tiny_tokenizer()
         tokenizer.chat_template = template
-        made.append(Encoder(tokenizer))
+        made.append(Encoder(tokenizer, seed=0, sequence_length=32))
     return made
 
 
