@@ -55,7 +55,8 @@ def training_texts(config: Config) -> Iterator[str]:
         texts = [record for record in read_records(task) if isinstance(record, Text)]
         groups = seeded(np.array([group_hash(group_of(text)) for text in texts], np.uint64), config.seed)
         named = np.array([text.group is not None for text in texts])
-        held = hold_out(groups, named, config.data.validation_fraction)
+        amount = config.data.held_out(task)
+        held = hold_out(groups, named, 0.0 if amount == "files" else amount)
         yield from (texts[index].text for index in held.members[Split.TRAIN])
 
 

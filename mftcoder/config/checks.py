@@ -9,6 +9,7 @@ from mftcoder.config.schema import (
     PROBE_EVERY_STEPS,
     CoBa,
     Config,
+    Data,
     Given,
     GivenSampling,
     Probe,
@@ -21,6 +22,7 @@ def contradictions(config: Config) -> list[str]:
     return [
         *_model(config),
         *_tasks(config),
+        *_held_out(config),
         *_sampling(config),
         *_schedule(config),
         *_early_stopping(config),
@@ -109,11 +111,31 @@ def _early_stopping(config: Config) -> Iterator[str]:
             'training.early_stopping_patience: needs validation, but training.eval_strategy is "no". '
             'Set it to "steps" or "epoch".'
         )
-    if config.data.validation_fraction == 0:
+    if not config.data.holds_out:
         yield (
             "training.early_stopping_patience: needs validation samples, but data.validation_fraction is 0. "
             "Hold some out, e.g. 0.05."
         )
+
+
+def _held_out(config: Config) -> Iterator[str]:
+    default = Data.model_fields["validation_fraction"].default
+    if config.data.validation_samples and config.data.validation_fraction != default:
+        yield (
+            "data.validation_samples: takes the place of data.validation_fraction, which is "
+            f"{config.data.validation_fraction:g}. Delete one of them."
+        )
+    for number, task in enumerate(config.data.tasks):
+        split = task.dataset.validation_split if task.dataset else None
+        ways = {
+            "validation": task.validation,
+            "validation_fraction": task.validation_fraction,
+            "validation_samples": task.validation_samples,
+            "dataset.validation_split": split,
+        }
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            yield f"data.tasks.{number}: {' and '.join(given)} exclude each other. Delete all but one."
 
 
 def _sampling(config: Config) -> Iterator[str]:
@@ -145,7 +167,7 @@ def _loss(config: Config) -> Iterator[str]:
     floor = getattr(weighting, "floor", 0.0)
     if len(names) > 1 and len(names) * floor >= 1:
         yield f"loss.weighting.floor: must be less than 1/K with K = {len(names)} tasks; found {floor:g}."
-    if hasattr(weighting, "probe") and config.data.validation_fraction == 0:
+    if hasattr(weighting, "probe") and not config.data.holds_out:
         yield (
             f"loss.weighting: {weighting.type} watches validation losses, but data.validation_fraction is 0. "
             "Hold some samples out, e.g. 0.05."

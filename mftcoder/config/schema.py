@@ -174,6 +174,7 @@ class HubDataset(Section):
     path: NonEmpty = Field(description="Hub id, or a folder: with data files, or made by save_to_disk.")
     name: NonEmpty | None = Field(None, description="Configuration (subset), if it has several.")
     split: NonEmpty = Field("train", description="The split whose records are the task's.")
+    validation_split: NonEmpty | None = Field(None, description="The split that is held out; default: see `data`.")
     revision: NonEmpty | None = Field(None, description="Branch, tag or commit on the hub.")
 
 
@@ -187,6 +188,9 @@ class Fim(Section):
     sentinels: Annotated[list[NonEmpty], Field(min_length=3, max_length=3)] | None = Field(
         None, description="Tokens before prefix, suffix and middle; default: those of the tokenizer's family."
     )
+
+
+HeldOut = float | int | Literal["files"]  # a share of the samples, a number of them, or all of files of their own
 
 
 class Task(Section):
@@ -210,6 +214,21 @@ class Task(Section):
         "ordinary text.",
     )
     fim: Fim | None = Field(None, description="Rearrange some of the task's plain texts as fill-in-the-middle.")
+    validation: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] | None = Field(
+        None, description="File, folder or glob, or several, of the records that are held out; then none of `path` is."
+    )
+    validation_fraction: Fraction | None = Field(None, description="This task's own; default: that of `data`.")
+    validation_samples: PositiveInt | None = Field(None, description="This task's own; default: that of `data`.")
+
+    @property
+    def held_out_source(self) -> "Task | None":
+        """The task of the held-out records, where they lie in files or a split of their own."""
+        if self.validation:
+            return self.model_copy(update={"path": self.validation, "dataset": None})
+        if self.dataset and self.dataset.validation_split:
+            dataset = self.dataset.model_copy(update={"split": self.dataset.validation_split})
+            return self.model_copy(update={"dataset": dataset})
+        return None
 
 
 class Data(Section):
@@ -231,6 +250,9 @@ class Data(Section):
     validation_fraction: Fraction = Field(
         0.05, description="Share of each task's samples, or of the groups that its records name, that is held out."
     )
+    validation_samples: PositiveInt | None = Field(
+        None, description="Number of each task's samples to hold out, at most half of them, instead of a share."
+    )
     over_long: Literal["truncate", "drop", "split"] = Field(
         "truncate",
         description="What happens to a conversation longer than a row: `truncate` takes whole exchanges off its end, "
@@ -246,6 +268,19 @@ class Data(Section):
     chat: Annotated[TemplateChat | MarkersChat, Field(discriminator="type")] = TemplateChat()
     sampling: Sampling = ProportionalSampling()
     tasks: list[Task] = Field(min_length=1, description="The tasks, in order.")
+
+    def held_out(self, task: Task) -> HeldOut:
+        """What of ``task`` is held out for validation."""
+        if task.held_out_source:
+            return "files"
+        if task.validation_samples is not None or task.validation_fraction is not None:
+            return task.validation_samples or task.validation_fraction or 0.0
+        return self.validation_samples or self.validation_fraction
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any task has validation samples."""
+        return any(self.held_out(task) != 0 for task in self.tasks)
 
 
 class TokenReduction(Section):

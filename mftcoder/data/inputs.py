@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from mftcoder.config.schema import Config, Fim, Section, Task
+from mftcoder.config.schema import Config, Fim, HeldOut, Section, Task
 from mftcoder.data.location import failures, is_remote
 from mftcoder.data.records import record_format
-from mftcoder.data.sources import source_files
+from mftcoder.data.sources import held_out_files, source_files
 
 
 class FileEntry(Section):
@@ -36,8 +36,8 @@ class Settings(Section):
     sequence_length: int  # tokens
     packing: Literal["pack", "pad", "pad_to_max"]
     over_long: Literal["truncate", "drop", "split"]
-    validation_fraction: float
     bytes_per_file: int
+    held_out: dict[str, HeldOut]  # of each task
     seed: int
 
     @classmethod
@@ -48,8 +48,8 @@ class Settings(Section):
             sequence_length=data.sequence_length,
             packing=data.packing.mode,
             over_long=data.over_long,
-            validation_fraction=data.validation_fraction,
             bytes_per_file=data.bytes_per_file,
+            held_out={task.name: data.held_out(task) for task in data.tasks},
             seed=config.seed,
         )
 
@@ -103,11 +103,16 @@ class TaskSource(Section):
     control_tokens: bool = False
     fim: Fim | None = None
     files: list[SourceFile]
+    held_out_files: list[SourceFile] = Field([])  # whose records are held out, where they lie apart
+
+    @property
+    def all_files(self) -> list[SourceFile]:
+        return self.files + self.held_out_files
 
     @property
     def reading(self) -> dict[str, Any]:
         """What decides, beside the tokenizer and the files' contents, which samples the files give."""
-        return self.model_dump(exclude={"name", "files"})
+        return self.model_dump(exclude={"name", "files", "held_out_files"})
 
 
 class Inputs(Section):
@@ -120,10 +125,11 @@ class Inputs(Section):
     @classmethod
     def of(cls, config: Config, tokenizer: PreTrainedTokenizerFast, made: "Inputs | None" = None) -> "Inputs":
         """Those of ``config``; reads every source file that has changed since ``made``, or all of them."""
-        known = {file.path: file for task in made.tasks for file in task.files} if made else {}
+        known = {file.path: file for task in made.tasks for file in task.all_files} if made else {}
         files = [source_files(task) for task in config.data.tasks]
+        held_out = [held_out_files(task) for task in config.data.tasks]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock to others
-            distinct = dict.fromkeys(file for some in files for file in some)
+            distinct = dict.fromkeys(file for some in files + held_out for file in some)
             entries = dict(zip(distinct, pool.map(lambda file: SourceFile.read(file, known), distinct), strict=True))
         tasks = [
             TaskSource(
@@ -131,8 +137,9 @@ class Inputs(Section):
                 format=record_format(task),
                 **{key: getattr(task, key) for key in _READING},
                 files=[entries[file] for file in some],
+                held_out_files=[entries[file] for file in apart],
             )
-            for task, some in zip(config.data.tasks, files, strict=True)
+            for task, some, apart in zip(config.data.tasks, files, held_out, strict=True)
         ]
         return cls(settings=Settings.of(config), tokenizer=TokenizerIdentity.of(config, tokenizer), tasks=tasks)
 
@@ -144,8 +151,8 @@ def input_differences(made: Inputs, now: Inputs) -> dict[str, tuple[Any, Any]]:
     if then_tasks != now_tasks:
         return {**differing, "tasks (name, format)": (then_tasks, now_tasks)}
     for then, task in zip(made.tasks, now.tasks, strict=True):
-        if [file.blake2b for file in then.files] != [file.blake2b for file in task.files]:
-            differing[f'sources of task "{task.name}"'] = (_listed(then.files), _listed(task.files))
+        if [file.blake2b for file in then.all_files] != [file.blake2b for file in task.all_files]:
+            differing[f'sources of task "{task.name}"'] = (_listed(then.all_files), _listed(task.all_files))
     return differing
 
 

@@ -22,7 +22,7 @@ from mftcoder.data.inputs import (
     tokenizer_differences,
 )
 from mftcoder.data.location import is_remote
-from mftcoder.data.sources import source_files
+from mftcoder.data.sources import held_out_files, source_files
 from mftcoder.errors import MftcoderError
 
 FORMAT_VERSION = 3
@@ -36,6 +36,9 @@ class SplitCounts(Section):
     tokens: int
     supervised_tokens: int
     rows: int
+    median_tokens: float  # of a sample
+    longest_tokens: int
+    length_counts: list[int]  # samples of 1, of 2 to 3, of 4 to 7 … tokens
     padding_share: float | None  # of the slots of all rows; None with packing "pad", where the micro-batch decides
     files: list[FileEntry]
 
@@ -52,6 +55,7 @@ class TaskCounts(Section):
     lost_tokens: int  # what was left out of them
     dropped: dict[str, int]  # reason -> samples
     noted: dict[str, int]  # what else happened -> to how many records
+    leaked: int  # training samples that this or another task holds out: the same record, or one of the same group
     shared_probe: bool  # probe and validation are the same samples, as there are too few for two parts
     splits: dict[str, SplitCounts]  # train, and when anything was held out probe and validation
 
@@ -134,11 +138,11 @@ def changed_sources(manifest: Manifest, config: Config) -> list[str]:
     differs and its size does not; a remote one never. A task whose files are not here does not count, as where shards
     were copied to a cluster without them.
     """
-    made = {task.name: task.files for task in manifest.inputs.tasks}
+    made = {task.name: task.all_files for task in manifest.inputs.tasks}
     changed = []
     for task in config.data.tasks:
         try:
-            now = source_files(task)
+            now = source_files(task) + held_out_files(task)
         except MftcoderError:
             continue
         if task.name in made and not _unchanged(made[task.name], now):

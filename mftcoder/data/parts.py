@@ -44,6 +44,7 @@ class EncodedPart(NamedTuple):
     format: str
     source: Part
     file: Path
+    held_out: bool  # its records are for validation
 
 
 class PartCounts(Section):
@@ -61,8 +62,14 @@ def encoded_parts(config: Config, inputs: Inputs, folder: Path) -> list[list[Enc
     """The parts of each task's files in reading order, with their places in ``folder``."""
     return [
         [
-            EncodedPart(task, source.format, part, folder / f"{_name(inputs, source, file, part)}.arrow")
-            for file in source.files
+            EncodedPart(
+                task,
+                source.format,
+                part,
+                folder / f"{_name(inputs, source, file, part)}.arrow",
+                held_out=file in source.held_out_files,
+            )
+            for file in source.all_files
             for part in parts(located(file.path), BYTES_PER_PART)
         ]
         for task, source in zip(config.data.tasks, inputs.tasks, strict=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from mftcoder.config.schema import Config
@@ -20,7 +21,7 @@ from mftcoder.data.bad_records import LISTED, Budget, write_list
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.encoding import Encoder
 from mftcoder.data.fitting import fit_all
-from mftcoder.data.holdout import SPLITS, hold_out, seeded
+from mftcoder.data.holdout import SPLITS, Split, divide, hold_out, seeded
 from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
 from mftcoder.data.location import is_remote, located
 from mftcoder.data.making import Tell, look_ahead, make_parts
@@ -80,7 +81,9 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         parts = list(chain.from_iterable(by_task))
         counts = _encode(config, inputs, parts, Encoder.of(config, tokenizer), num_workers, tell)
         aside = _empty_folder_beside(folder, "partial")
-        tasks = [_write_task(aside, some, [counts[part.file] for part in some], inputs.settings) for some in by_task]
+        written = [_write_task(aside, some, [counts[part.file] for part in some], inputs.settings) for some in by_task]
+        held_out = np.concatenate([task.held_out for task in written])
+        tasks = [task.beside(held_out) for task in written]
         if any(task.bad for task in tasks):
             write_list(aside / LISTED, bad_lines((part, counts[part.file]) for part in parts))
         manifest = Manifest.of(inputs, tasks)
@@ -201,9 +204,21 @@ def _tidy(config: Config, parts: Sequence[EncodedPart], tell: Tell) -> None:
         folder.rmdir()
 
 
+class _Written(NamedTuple):
+    """A task whose rows are written."""
+
+    counts: TaskCounts
+    trained_on: NDArray[np.uint64]  # groups of the training samples
+    held_out: NDArray[np.uint64]  # groups of the others
+
+    def beside(self, held_out: NDArray[np.uint64]) -> TaskCounts:
+        """The counts, now that the groups that any task holds out are known."""
+        return self.counts.model_copy(update={"leaked": int(np.isin(self.trained_on, held_out).sum())})
+
+
 def _write_task(
     folder: Path, parts: Sequence[EncodedPart], counts: Sequence[PartCounts], settings: Settings
-) -> TaskCounts:
+) -> _Written:
     task = parts[0].task
     num_records, num_bad = sum(count.records for count in counts), sum(len(count.bad) for count in counts)
     if not num_records:
@@ -212,7 +227,8 @@ def _write_task(
     pieces, fitting, too_long = fit_all(samples, settings.sequence_length, settings.over_long)
     dropped = sum((Counter(count.dropped) for count in counts), too_long)
     noted = sum((Counter(count.noted) for count in counts), Counter[str]())
-    if not len(pieces.sample):
+    given = samples.held_out[pieces.sample]
+    if given.all():
         reasons = "; ".join(f"{number} with {reason}" for reason, number in sorted(dropped.items()))
         raise MftcoderError(
             f'task "{task.name}": no supervised token is left to train on: all samples were dropped ({reasons}).'
@@ -220,7 +236,8 @@ def _write_task(
     num_split_off = np.arange(len(pieces.sample)) - np.unique(pieces.sample, return_inverse=True)[1]
     ids = samples.records[pieces.sample] + num_split_off  # every record takes one, a split one as many as its pieces
     groups = seeded(samples.groups, settings.seed)[pieces.sample]
-    held = hold_out(groups, samples.named[pieces.sample], settings.validation_fraction)
+    amount = settings.held_out[task.name]
+    held = divide(groups, given) if amount == "files" else hold_out(groups, samples.named[pieces.sample], amount)
     splits = {}
     for split, members in held.members.items():
         if not len(members):
@@ -238,10 +255,13 @@ def _write_task(
             tokens=num_tokens,
             supervised_tokens=num_supervised,
             rows=num_rows,
+            median_tokens=float(np.median(lengths)),
+            longest_tokens=int(lengths.max()),
+            length_counts=np.bincount(np.frexp(lengths)[1] - 1).tolist(),
             padding_share=None if settings.packing == "pad" else padding_share,
             files=files,
         )
-    return TaskCounts(
+    task_counts = TaskCounts(
         name=task.name,
         records=num_records,
         bad=num_bad,
@@ -251,9 +271,13 @@ def _write_task(
         lost_tokens=fitting["lost_tokens"],
         dropped=dict(sorted(dropped.items())),
         noted=dict(sorted(noted.items())),
+        leaked=0,
         shared_probe=held.shared_probe,
         splits=splits,
     )
+    in_training = np.zeros(len(groups), np.bool_)
+    in_training[held.members[Split.TRAIN]] = True
+    return _Written(task_counts, groups[in_training], np.unique(groups[~in_training]))
 
 
 def table(manifest: Manifest) -> Table:
@@ -271,9 +295,23 @@ def table(manifest: Manifest) -> Table:
             result.add_row(task.name if index == 0 else "", name, *(f"{number:,}" for number in counts), padding)
         result.add_section()
         records = f"{task.records:,} records of format {source.format}"
-        captions.append("; ".join([f"{task.name}: {records}", *notes(task, manifest.inputs.settings)]) + ".")
+        sizes = size_notes(task, manifest)
+        captions.append("; ".join([f"{task.name}: {records}", *sizes, *notes(task, manifest.inputs.settings)]) + ".")
     result.caption = "\n".join(captions)
     return result
+
+
+def size_notes(task: TaskCounts, manifest: Manifest) -> list[str]:
+    """How large a task is, a phrase each: beside the others, and by its samples."""
+    trained = [other.splits["train"] for other in manifest.tasks]
+    train = task.splits["train"]
+    of = {
+        "rows": train.rows / sum(part.rows for part in trained),
+        "supervised tokens": train.supervised_tokens / sum(part.supervised_tokens for part in trained),
+    }
+    shares = " and ".join(f"{share:.1%} of the {what}" for what, share in of.items())
+    lengths = f"samples of {train.median_tokens:,.0f} tokens in the median, {train.longest_tokens:,} at most"
+    return [shares, lengths] if len(trained) > 1 else [lengths]
 
 
 def notes(task: TaskCounts, settings: Settings) -> list[str]:
@@ -287,7 +325,16 @@ def notes(task: TaskCounts, settings: Settings) -> list[str]:
         found.append(f"{task.split:,} samples longer than a row were split")
     if task.shared_probe:
         found.append("too small for two parts: probe and validation are the same samples")
+    if task.leaked:
+        found.append(
+            f"{task.leaked:,} training samples are held out too: the same record or group, in this or another task"
+        )
+    amount = settings.held_out[task.name]
     if "validation" not in task.splits:
-        off = settings.validation_fraction == 0
-        found.append("no validation: " + ("validation_fraction is 0" if off else "there is only one group of samples"))
+        reasons = {0: "validation_fraction is 0", "files": "no sample of its files has a supervised token"}
+        found.append(f"no validation: {reasons.get(amount, 'there is only one group of samples')}")
+    elif isinstance(amount, int):
+        parts = ["validation"] if task.shared_probe else ["probe", "validation"]
+        if (held := sum(task.splits[part].samples for part in parts)) < amount:
+            found.append(f"{held:,} samples are held out, where {amount:,} were asked for: at most half are")
     return found

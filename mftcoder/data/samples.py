@@ -25,6 +25,7 @@ class TaskSamples(Sequence[Encoded]):
     records: NDArray[np.int64]  # [N] number of each one's record within the task
     groups: NDArray[np.uint64]  # [N] hashes; equal for samples that must stay in one split
     named: NDArray[np.bool_]  # [N] whether the record itself named its group
+    held_out: NDArray[np.bool_]  # [N] whether it is from a file of records for validation
 
     def __init__(self, parts: Sequence[EncodedPart], counts: Sequence[PartCounts]) -> None:
         self._maps = [_map(part.file) for part in parts]
@@ -34,10 +35,10 @@ class TaskSamples(Sequence[Encoded]):
         for part, count, mapped in zip(parts, counts, self._maps, strict=True):
             for batch in pa.ipc.open_stream(pa.py_buffer(mapped)):
                 self._batches.append(_Batch.of(batch, part.source.path))
-                numbers.append(_numbers(batch, first_record))
+                numbers.append(_numbers(batch, first_record, part.held_out))
             first_record += count.records
         columns = [np.concatenate(arrays) for arrays in zip(*numbers, strict=True)]
-        self.lengths, self.records, self.groups, self.named = columns
+        self.lengths, self.records, self.groups, self.named, self.held_out = columns
         self._batch_starts = np.cumsum([0, *(len(batch.places) for batch in self._batches)])
         self._tokens_read = 0
 
@@ -102,15 +103,16 @@ def _map(file: Path) -> mmap.mmap:
         return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _numbers(batch: pa.RecordBatch, first_record: int) -> tuple[NDArray, ...]:
+def _numbers(batch: pa.RecordBatch, first_record: int, held_out: bool) -> tuple[NDArray, ...]:
     """Copies, as the columns of ``TaskSamples``."""
     return (
         np.diff(batch.column("input_ids").offsets.to_numpy()),
         batch.column("record").to_numpy() + first_record,
         batch.column("group").to_numpy().copy(),
         batch.column("named").to_numpy(zero_copy_only=False),
+        np.full(batch.num_rows, held_out),
     )
 
 
 def _numbers_of_none() -> tuple[NDArray, ...]:
-    return tuple(np.zeros(0, dtype) for dtype in (np.int32, np.int64, np.uint64, np.bool_))
+    return tuple(np.zeros(0, dtype) for dtype in (np.int32, np.int64, np.uint64, np.bool_, np.bool_))

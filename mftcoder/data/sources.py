@@ -33,6 +33,11 @@ def source_files(task: Task) -> list[Path]:
     return list(files.values())
 
 
+def held_out_files(task: Task) -> list[Path]:
+    """The files whose records are held out of a task; none where a part of its own records is."""
+    return source_files(task.held_out_source) if task.held_out_source else []
+
+
 def _expand(entry: str, where: str) -> dict[Path, Path]:
     path = located(entry)
     if any((path / mark).is_file() for mark in SAVED):

@@ -14,7 +14,7 @@ from mftcoder.data.prepare import shards_path
 from mftcoder.data.reading import Part
 from mftcoder.data.records import record_format
 from mftcoder.data.shards import Shards, Verify
-from mftcoder.data.sources import source_files
+from mftcoder.data.sources import held_out_files, source_files
 from mftcoder.errors import MftcoderError
 from mftcoder.models.load import load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
@@ -77,7 +77,7 @@ def _tasks(config: Config, world_size: int) -> str:
     found, problems = [], []
     for task in config.data.tasks:
         try:
-            files, form = source_files(task), record_format(task)
+            files, form = source_files(task) + held_out_files(task), record_format(task)
             problems += first_problems(Part(files[0]), task, form, encoder, config.data.max_bad_records)
             found.append(f"{task.name} ({len(files)} {'file' if len(files) == 1 else 'files'}, {form})")
         except MftcoderError as error:

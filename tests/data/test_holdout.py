@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mftcoder.data.holdout import Holdout, Split, group_hash, hold_out, seeded
+from mftcoder.data.holdout import Holdout, Split, divide, group_hash, hold_out, seeded
 
 groups_strategy = st.lists(st.integers(0, 12), min_size=1, max_size=60)
 
@@ -92,3 +92,45 @@ def test_the_hashes_never_change_and_depend_on_the_seed() -> None:
     hashes = np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64)
     orders = [np.argsort(seeded(hashes, seed)) for seed in (1, 2)]
     assert abs(np.corrcoef(*orders)[0, 1]) < 0.15  # five standard errors
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "number", "held"), [(100, 7, 7), (100, 1, 1), (100, 60, 50), (3, 2, 1), (2, 9, 1), (1, 1, 0)]
+)
+def test_a_number_of_samples_is_held_out_but_never_more_than_half(num_samples: int, number: int, held: int) -> None:
+    members, shared = unnamed(list(range(num_samples)), number)
+    assert len(members[Split.TRAIN]) == num_samples - held
+    assert shared == (held == 1)
+
+
+@given(groups_strategy, st.integers(1, 20), st.booleans())
+def test_a_number_is_reached_with_whole_groups_of_the_lowest_hashes(
+    groups: list[int], number: int, names: bool
+) -> None:
+    members, _ = hold_out(hashed(groups), np.full(len(groups), names), number)
+    trained = {groups[i] for i in members[Split.TRAIN]}
+    held = sorted(set(groups) - trained, key=lambda group: int(hashed([group])[0]))
+    assert trained
+    if not held:
+        assert len(set(groups)) == 1
+        return
+    assert max(hashed(held)) < min(hashed(sorted(trained)))
+    wanted = max(1, min(number, len(groups) // 2))
+    assert sum(groups.count(group) for group in held[:-1]) < wanted
+    assert len(trained) == 1 or sum(map(groups.count, held)) >= wanted
+
+
+@given(groups_strategy, st.data())
+def test_given_samples_are_held_out_as_they_are_in_two_parts_of_whole_groups(groups: list[int], data) -> None:
+    held = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
+    members, shared = divide(hashed(groups), held)
+    assert members[Split.TRAIN].tolist() == np.flatnonzero(~held).tolist()
+    probe, validation = members[Split.PROBE].tolist(), members[Split.VALIDATION].tolist()
+    assert sorted({*probe, *validation}) == np.flatnonzero(held).tolist()
+    of_probe, of_validation = ({groups[i] for i in part} for part in (probe, validation))
+    if shared:
+        assert probe == validation
+        assert len(of_probe) == 1
+    else:
+        assert not of_probe & of_validation
+        assert bool(probe) == bool(validation) == bool(held.any())

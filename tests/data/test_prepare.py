@@ -204,7 +204,7 @@ def test_shards_of_another_config_or_tokenizer_are_refused_with_both_values(make
     changes = {
         "sequence_length 128, where the config now has 256": {"sequence_length": 256},
         "packing pack, where the config now has pad": {"packing": {"mode": "pad"}},
-        "validation_fraction 0.2, where the config now has 0.1": {"validation_fraction": 0.1},
+        "held_out {'a': 0.2, 'b': 0.2}, where the config now has {'a': 0.1, 'b': 0.1}": {"validation_fraction": 0.1},
         "over_long truncate, where the config now has drop": {"over_long": "drop"},
     }
     for message, change in changes.items():
