@@ -1,5 +1,6 @@
 """What single keys cannot show: settings that contradict each other."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -76,10 +77,17 @@ def _schedule(config: Config) -> Iterator[str]:
             f"training.min_learning_rate: must be at most training.learning_rate, which is "
             f"{training.learning_rate:g}; found {training.min_learning_rate:g}."
         )
-    if training.warmup_steps > 1 and not training.warmup_steps.is_integer():
-        yield f"training.warmup_steps: must be a whole number, or a fraction below 1; found {training.warmup_steps:g}."
     if training.eval_strategy == "steps" and training.eval_steps is None:
         yield 'training.eval_steps: missing. With "eval_strategy": "steps" it says every how many steps.'
+    for number, group in enumerate(training.learning_rates):
+        try:
+            re.compile(group.pattern)
+        except re.error as error:
+            yield f"training.learning_rates.{number}.pattern: no regex: {error}; found {show(group.pattern)}."
+    for key in ("warmup_steps", "decay_steps"):
+        number_of_steps = getattr(training, key)
+        if number_of_steps > 1 and not number_of_steps.is_integer():
+            yield f"training.{key}: must be a whole number, or a fraction below 1; found {number_of_steps:g}."
     yield from _ignored(training)
 
 
@@ -96,10 +104,17 @@ def _ignored(training: Training) -> Iterator[str]:
                 f'training.{what}_steps: would have no effect, since training.{what}_strategy is "{strategy}"; '
                 f'found {every}. Set the strategy to "steps", or delete it.'
             )
+    for key in ("decay_steps", "decay_type"):
+        found = getattr(training, key)
+        if training.lr_scheduler_type != "warmup_stable_decay" and found != Training.model_fields[key].default:
+            yield (
+                f"training.{key}: would have no effect, since training.lr_scheduler_type is "
+                f'"{training.lr_scheduler_type}"; found {show(found)}. Choose "warmup_stable_decay", or delete it.'
+            )
     if training.lr_scheduler_type == "constant" and training.min_learning_rate > 0:
         yield (
             'training.min_learning_rate: would have no effect, since training.lr_scheduler_type is "constant"; '
-            f'found {training.min_learning_rate:g}. Choose "cosine" or "linear", or delete it.'
+            f"found {training.min_learning_rate:g}. Choose another schedule, or delete it."
         )
 
 

@@ -37,13 +37,15 @@ def resolve(config: Config, *, world_size: int, hidden_size: int) -> dict[str, A
             problems += _settle(resolved, key, value, source)
         problems += _optimizer_extras(resolved.pop("optimizer"))
         problems += _schedule(config, resolved.pop("scheduler", "auto"))
-        problems += _stage_3(config, zero_stage(resolved))
+        problems += _unsupported(config, resolved)
         _fill_bucket_sizes(resolved.get("zero_optimization", {}), hidden_size)
         problems += [
             f'{key} is "auto", but nothing decides it. Give a value, or delete it.' for key in _autos(resolved)
         ]
     if problems:
         raise MftcoderError("\n".join(f"{where}: {problem}" for problem in problems))
+    if not config.training.optim.startswith("adamw_torch"):
+        resolved.setdefault("zero_allow_untested_optimizer", True)  # DeepSpeed knows those of bitsandbytes not by name
     return DEFAULTS | resolved
 
 
@@ -117,12 +119,24 @@ def _schedule(config: Config, scheduler: Any) -> Iterator[str]:
         yield f'scheduler is {show(scheduler)}, but {ours}. Delete the section, or write "auto".'
 
 
-def _stage_3(config: Config, stage: int) -> Iterator[str]:
-    lora = config.model.lora
-    if stage == 3 and lora and lora.dora and config.model.quantization:
+def _unsupported(config: Config, resolved: dict[str, Any]) -> Iterator[str]:
+    """What would train wrongly, or does not run with these settings of ZeRO."""
+    zero, lora, optim = resolved.get("zero_optimization", {}), config.model.lora, config.training.optim
+    if resolved.get("sequence_parallel_size", 1) != 1:
+        yield (
+            f"sequence_parallel_size is {show(resolved['sequence_parallel_size'])}, but every rank gets rows of its own, "
+            "and DeepSpeed would drop the borders of packed samples. Delete it; for longer rows use "
+            "training.activation_checkpointing, FlashAttention, ZeRO-3 and offloading."
+        )
+    if zero.get("stage") == 3 and lora and lora.dora and config.model.quantization:
         yield (
             "zero_optimization.stage is 3, but model.lora.dora needs the norms of whole weights, which it cannot read "
             "from partitions in 4 bits (model.quantization). Use stage 2, or set dora to false."
+        )
+    if "offload_optimizer" in zero and not optim.startswith("adamw_torch"):
+        yield (
+            f'zero_optimization.offload_optimizer moves the moments to the host, and training.optim is "{optim}", '
+            'whose gain is on the GPU. Use "adamw_torch_fused", or delete the section.'
         )
 
 

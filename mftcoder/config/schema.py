@@ -508,6 +508,15 @@ class Loss(Section):
     )
 
 
+class LearningRate(Section):
+    """The learning rate of some of the parameters."""
+
+    pattern: NonEmpty = Field(
+        description="Regex that is searched in names such as `model.layers.0.mlp.up_proj.weight`."
+    )
+    multiplier: PositiveFloat = Field(description="Times the learning rate that the schedule gives.")
+
+
 class Training(Section):
     """The optimisation. Names and meanings are those of transformers.TrainingArguments where it has them."""
 
@@ -516,7 +525,20 @@ class Training(Section):
     gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches per rank and optimizer step.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-5, description="Peak learning rate of AdamW.")
     min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="Where the schedule ends.")
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = Field("cosine", description="Shape after warm-up.")
+    learning_rates: list[LearningRate] = Field(
+        [],
+        description="Parameters with a learning rate of their own; of several patterns that match, the first counts. "
+        'LoRA+ (Hayou et al., ICML 2024) is `[{"pattern": "lora_B", "multiplier": 16}]`.',
+    )
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = Field(
+        "cosine", description="Shape after warm-up; `warmup_stable_decay` is constant until decay_steps before the end."
+    )
+    decay_steps: PositiveFloat = Field(
+        0.1, description="Of `warmup_stable_decay`: a number of steps, or below 1 a fraction of all steps."
+    )
+    decay_type: Literal["1-sqrt", "linear", "cosine"] = Field(
+        "1-sqrt", description="Shape of that decay; `1-sqrt` is that of Hägele et al. (NeurIPS 2024)."
+    )
     warmup_steps: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Linear warm-up: a number of steps, or below 1 a fraction of all steps."
     )
@@ -525,11 +547,26 @@ class Training(Section):
     )
     max_steps: Annotated[int, Field(ge=-1)] = Field(-1, description="If > 0, this many steps whatever the epochs.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="On matrices; never on biases and gains.")
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = (
+        Field(
+            "adamw_torch_fused",
+            description="Kind of AdamW. `8bit` holds the moments in 8 bits, 2 bytes per trained parameter and not 8 "
+            "(bitsandbytes); `paged` lets them move to the host when GPU memory runs out.",
+        )
+    )
     adam_beta1: Fraction = Field(0.9, description="AdamW.")
     adam_beta2: Fraction = Field(0.999, description="AdamW.")
     adam_epsilon: Annotated[float, Field(gt=0)] = Field(1e-8, description="AdamW.")
     max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="Gradient norm is clipped to this; 0: off.")
     activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    torch_compile: bool = Field(
+        False, description="Compile the layers (torch.compile): minutes at the start, again for every new row length."
+    )
+    neftune_noise_alpha: PositiveFloat | None = Field(
+        None,
+        description="Noise on the embeddings (NEFTune; Jain et al., ICLR 2024), uniform within alpha / sqrt(L d); L is "
+        "the length of the sample, not of the row; 5 is usual.",
+    )
     max_nonfinite_steps: PositiveInt = Field(10, description="Skipped steps in a row after which the run stops.")
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When tasks are validated.")
     eval_steps: PositiveInt | None = Field(None, description="With `steps`: every so many steps.")

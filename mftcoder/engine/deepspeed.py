@@ -27,7 +27,7 @@ from mftcoder.config.problems import nearest, show
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
-from mftcoder.engine.optimizer import adamw
+from mftcoder.engine.optimizer import build_optimizer, set_learning_rate
 from mftcoder.engine.protocol import StepInfo
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
@@ -140,12 +140,12 @@ class DeepSpeedEngine:
     def __init__(self, model: TokenNLL, training: Training, settings: Mapping[str, Any], group: Group) -> None:
         self._group = group
         self._frozen = any(not p.requires_grad for p in model.parameters())
-        self._optimizer = adamw(model, training)
+        self._optimizer = build_optimizer(model, training)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
         for state in self._optimizer.state.values():
             if "step" in state:
-                state["step"].zero_()
+                state["step"] *= 0  # a tensor in torch, a number in bitsandbytes
 
     @property
     def model(self) -> TokenNLL:
@@ -166,8 +166,7 @@ class DeepSpeedEngine:
             if not math.isfinite(norm):
                 self._engine.zero_grad()
                 return StepInfo(norm, skipped=True)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(optimizer, learning_rate)
         self._engine.step()
         if optimizer is not self._optimizer:
             norm = float(self._engine.get_global_grad_norm())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
-from mftcoder.engine.optimizer import adamw
+from mftcoder.engine.optimizer import build_optimizer, set_learning_rate
 from mftcoder.engine.protocol import StepInfo
 from mftcoder.models.adapter import TokenNLL
 
@@ -21,7 +21,7 @@ class LocalEngine:
         self.model = model.to(device)
         self._device = torch.device(device)
         self._max_grad_norm = training.max_grad_norm or math.inf
-        self._optimizer = adamw(model, training)
+        self._optimizer = build_optimizer(model, training)
 
     def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         return self.model(batch.to(self._device), coefficients)
@@ -34,8 +34,7 @@ class LocalEngine:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm).item()
         skip = not math.isfinite(norm)
         if not skip:
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
+            set_learning_rate(self._optimizer, learning_rate)
             self._optimizer.step()
         self._optimizer.zero_grad()
         return StepInfo(norm, skip)

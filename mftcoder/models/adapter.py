@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from mftcoder.data.batch import Batch
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.chunked_nll import ByTask, LogitTransform, chunked_nll
+from mftcoder.models.neftune import EmbeddingNoise
 from mftcoder.models.quantization import whole_size
 from mftcoder.models.router import RouterLoss
 from mftcoder.models.task_gradients import GainWatch, GradientWatch, HeadWatch
@@ -94,6 +95,7 @@ class TokenNLL(nn.Module):
         self.adapter = adapter
         self.head = adapter.head(self.causal)
         self.gradient_watch: GradientWatch | None = None
+        self.embedding_noise: EmbeddingNoise | None = None
         self.router_loss = RouterLoss.of(self.causal.config, router_loss_coefficient)
 
     @property
@@ -108,12 +110,18 @@ class TokenNLL(nn.Module):
         else:
             self.gradient_watch = GainWatch(self.adapter.backbone(self.causal), num_tasks)
 
+    def disturb_embeddings(self, alpha: float) -> None:
+        """From now on train with NEFTune's noise of strength ``alpha``."""
+        self.embedding_noise = EmbeddingNoise(self.causal.get_input_embeddings(), alpha)
+
     def forward(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(nll [S], loss []) as in ``chunked_nll``, over the batch's supervised positions; and the routers' loss [].
 
         The last is 0 without routers, and in evaluation.
         """
         with_routers = self.router_loss is not None and self.training
+        if self.embedding_noise is not None:
+            self.embedding_noise.follow(batch.segment_ids if self.training else None)
         hidden, router_logits = self.adapter.run_backbone(self.causal, batch, with_routers=with_routers)
         selected = hidden.flatten(0, 1).index_select(0, batch.supervised)
         by_task = self.gradient_watch.follow(selected, batch) if self.gradient_watch is not None else None

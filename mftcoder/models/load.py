@@ -4,10 +4,11 @@ import importlib.util
 import sys
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from mftcoder.config.schema import Model
+from mftcoder.config.schema import Model, Training
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
 from mftcoder.models.lora import add_lora
@@ -61,13 +62,29 @@ def load_causal(settings: Model) -> PreTrainedModel:
     return model
 
 
-def load_token_nll(settings: Model, *, activation_checkpointing: bool, seed: int) -> TokenNLL:
+def load_token_nll(settings: Model, training: Training, *, seed: int) -> TokenNLL:
     """The model to train. New weights (adapters) depend on ``seed`` alone, so all ranks get the same."""
     causal = load_causal(settings)
-    if activation_checkpointing:
+    if training.activation_checkpointing:
         # Older releases of transformers 5 know the second name only.
         enable = getattr(causal, "activation_checkpointing_enable", None) or causal.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     torch.manual_seed(seed)
     model = causal if settings.lora is None else add_lora(causal, settings.lora)
-    return TokenNLL(model, CausalAdapter(), settings.router_loss_coefficient)
+    token_nll = TokenNLL(model, CausalAdapter(), settings.router_loss_coefficient)
+    if training.neftune_noise_alpha is not None:
+        token_nll.disturb_embeddings(training.neftune_noise_alpha)
+    if training.torch_compile:
+        compile_layers(token_nll.adapter.backbone(causal))
+    return token_nll
+
+
+def compile_layers(backbone: nn.Module) -> None:
+    """Compile every transformer layer in place: one compilation serves all that are alike."""
+    stacks = [child for child in backbone.children() if isinstance(child, nn.ModuleList)]
+    if not stacks:
+        raise MftcoderError(
+            f"training.torch_compile: found no stack of layers in {type(backbone).__name__}. Set it to false."
+        )
+    for layer in max(stacks, key=len):
+        layer.compile()

@@ -155,9 +155,7 @@ def load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple
     from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading
 
     with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
-        model = load_token_nll(
-            config.model, activation_checkpointing=config.training.activation_checkpointing, seed=config.seed
-        )
+        model = load_token_nll(config.model, config.training, seed=config.seed)
     parameters = num_parameters(model)
     engine = DeepSpeedEngine(model, config.training, settings, group)
     isolate = config.data.packing.isolate_samples and config.data.packing.mode == "pack"

@@ -70,6 +70,7 @@ def test_an_optimizer_that_agrees_is_left_to_the_engine(minimal, optimizer):
         ({"bf16": True}, "bf16 must be an object; found true."),
         ({"optimizer": {"params": 3}}, "optimizer.params must be an object; found 3."),
         ({"bfloat16": {"enabled": True}}, "Rename it to bf16."),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, but every rank gets rows of its own"),
     ],
 )  # fmt: skip
 def test_a_contradiction_names_both_keys_and_both_values(minimal, theirs, message):
@@ -93,6 +94,16 @@ def test_dora_on_4_bits_is_refused_under_stage_3_only(minimal):
     resolved(minimal, {"zero_optimization": {"stage": 2}}, **model)
     with pytest.raises(MftcoderError, match=r"zero_optimization\.stage is 3, but model\.lora\.dora"):
         resolved(minimal, {"zero_optimization": {"stage": 3}}, **model)
+
+
+def test_moments_in_8_bits_pass_the_check_for_known_optimizers_and_are_not_offloaded(minimal):
+    minimal["training"] = TRAINING | {"optim": "adamw_bnb_8bit"}
+    config = parse(minimal | {"deepspeed": {"zero_optimization": {"stage": 2}}})
+    assert resolve(config, world_size=1, hidden_size=64)["zero_allow_untested_optimizer"] is True
+    offloaded = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    with pytest.raises(MftcoderError, match=r"offload_optimizer moves the moments .* training\.optim is"):
+        resolve(parse(minimal | {"deepspeed": offloaded}), world_size=1, hidden_size=64)
+    resolved(minimal, offloaded)
 
 
 def test_float32_switches_both_low_precisions_off(minimal):

@@ -90,6 +90,8 @@ def test_a_task_name_is_safe_as_a_folder_name(minimal, name):
             "training.min_learning_rate",
             "training.lr_scheduler_type",
         ),
+        (["training.decay_steps=9"], "training.decay_steps", "training.lr_scheduler_type"),
+        (["training.decay_type=linear"], "training.decay_type", "training.lr_scheduler_type"),
     ],
 )
 def test_a_setting_that_would_have_no_effect_is_an_error_that_names_what_decides(minimal, overrides, ignored, decisive):
@@ -128,6 +130,8 @@ def test_long_values_are_cut(minimal):
         (["data.tasks.1.name=Manifest.json"], "data.tasks"),
         (["training.min_learning_rate=1"], "training.min_learning_rate"),
         (["training.warmup_steps=1.5"], "training.warmup_steps"),
+        (["training.lr_scheduler_type=warmup_stable_decay", "training.decay_steps=1.5"], "training.decay_steps"),
+        (['training.learning_rates=[{"pattern":"(","multiplier":2}]'], "training.learning_rates.0.pattern"),
         (["training.eval_strategy=steps"], "training.eval_steps"),
         (["training.early_stopping_patience=1", "training.eval_strategy=no"], "training.early_stopping_patience"),
         (["training.early_stopping_patience=1", "data.validation_fraction=0"], "training.early_stopping_patience"),
@@ -175,6 +179,7 @@ def test_settings_that_contradict_each_other_are_an_error(minimal, overrides, pl
         ["training.warmup_steps=0.5"],
         ["training.warmup_steps=100"],
         ["training.min_learning_rate=5e-5", "training.learning_rate=5e-5"],
+        ["training.lr_scheduler_type=warmup_stable_decay", "training.min_learning_rate=1e-6"],
         ["data.validation_fraction=0"],
         ["training.eval_strategy=steps", "training.eval_steps=1"],
         ['model.lora={"dora":true}', "model.quantization={}"],

@@ -8,7 +8,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from transformers import AutoConfig
 
-from mftcoder.config.schema import Lora, Model, Quantization
+from mftcoder.config.schema import Lora, Model, Quantization, Training
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.load import load_causal, load_token_nll
@@ -21,8 +21,8 @@ def settings(base_model):
 
 
 def test_packed_parameters_count_whole(settings):
-    plain = load_token_nll(settings.model_copy(update={"quantization": None}), activation_checkpointing=False, seed=0)
-    quantized = load_token_nll(settings, activation_checkpointing=False, seed=0)
+    plain = load_token_nll(settings.model_copy(update={"quantization": None}), Training(), seed=0)
+    quantized = load_token_nll(settings, Training(), seed=0)
     assert num_parameters(quantized) == num_parameters(plain)
     linear = [m for m in plain.modules() if isinstance(m, torch.nn.Linear)]
     frozen = sum(m.weight.numel() for m in linear if not m.weight.requires_grad)

@@ -1,6 +1,6 @@
-"""Run by the launcher in test_adapters.py: train, save, go on; load, go on; every case to OUT/CASE, findings to OUT.
+"""Run by the launcher in test_variants.py: train, save, go on; load, go on; every case to OUT/CASE, findings to OUT.
 
-torchrun … adapters_worker.py FOLDER OUT CASE [CASE …]    CASE: stage:variant, a key of VARIANTS; FOLDER: of BASES
+torchrun … variants_worker.py FOLDER OUT CASE [CASE …]    CASE: stage:variant, a key of VARIANTS; FOLDER: of BASES
 """
 
 import json
@@ -23,7 +23,7 @@ from mftcoder.training.run import load_engine
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
-VARIANTS: dict[str, dict] = {  # name -> sections of the config
+VARIANTS: dict[str, dict] = {  # name -> sections of the config; DeepSpeed's "zero_optimization" is "zero"
     "rank-stabilized": {"model": {"lora": LORA | {"rank_stabilized": True}}},
     "dora": {"model": {"lora": LORA | {"dora": True}}},
     "pissa": {"model": {"lora": LORA | {"initialization": "pissa"}}},
@@ -33,6 +33,12 @@ VARIANTS: dict[str, dict] = {  # name -> sections of the config
     "qlora": {"model": {"lora": LORA, "quantization": {"type": "nf4"}}},
     "quantized-dora": {"model": {"lora": LORA | {"dora": True}, "quantization": {"type": "nf4"}}},
     "qlora-single": {"model": {"lora": LORA, "quantization": {"type": "nf4", "double_quantization": False}}},
+    "lora-plus": {
+        "model": {"lora": LORA},
+        "training": {"learning_rates": [{"pattern": "lora_B", "multiplier": 8.0}]},
+    },
+    "8bit": {"training": {"optim": "adamw_bnb_8bit"}},
+    "offload": {"zero": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}},
 }
 BASES = {  # name -> the model that it is a folder of
     "plain": tiny_llama,
@@ -45,11 +51,15 @@ ROWS, WIDTH, SAVED_AT, STEPS = 4, 24, 3, 6
 def config(bases: Path, out: Path, case: str) -> Config:
     stage, variant = case.split(":")
     changes = VARIANTS[variant]
-    zero = {"stage": int(stage)} | ({"stage3_param_persistence_threshold": 0} if stage == "3" else {})
+    zero = {"stage": int(stage), **changes.get("zero", {})}
+    if stage == "3":
+        zero["stage3_param_persistence_threshold"] = 0
+    else:
+        zero.pop("offload_param", None)
     return parse(
         {
             "output_dir": str(out / case),
-            "model": {"path": str(bases / changes.get("base", "plain")), "dtype": "float32"} | changes["model"],
+            "model": {"path": str(bases / changes.get("base", "plain")), "dtype": "float32"} | changes.get("model", {}),
             "data": {"tasks": [{"name": "a", "path": "unused"}]},
             "training": {"learning_rate": 1e-2} | changes.get("training", {}),
             "deepspeed": {"zero_optimization": zero},

@@ -1,4 +1,4 @@
-"""Every kind of adapter under ZeRO: equals plain torch, resumes bit for bit, exports to what was trained."""
+"""Every kind of adapter and optimizer under ZeRO: as plain torch, resumes bit for bit, exports to what was trained."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from adapters_worker import BASES, STEPS, VARIANTS, config, rows, train
 from peft import PeftModel
 from tiny import tiny_tokenizer
 from transformers import AutoModelForCausalLM
+from variants_worker import BASES, STEPS, VARIANTS, config, rows, train
 
 from mftcoder.distributed import Group
 from mftcoder.engine.local import LocalEngine
@@ -19,7 +19,7 @@ from mftcoder.export.folder import export
 from mftcoder.models.load import load_causal, load_token_nll
 
 HERE = Path(__file__).parent
-REFUSED = ("3:quantized-dora",)
+REFUSED = ("3:quantized-dora", "0:offload")
 CASES = [f"{stage}:{variant}" for variant in VARIANTS for stage in (0, 2, 3) if f"{stage}:{variant}" not in REFUSED]
 QUICK = ("2:pissa", "2:experts", "3:qlora", "3:dora", "3:tied-embeddings")  # the others only in the long suite
 pytestmark = pytest.mark.engine
@@ -37,12 +37,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, bases: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
     """The findings of one launch on two ranks, for the cases that are to be tested; and where they lie."""
-    folder = tmp_path_factory.mktemp("adapters")
-    wanted = {item.callspec.params["case"] for item in request.session.items if "test_adapters" in item.nodeid}
+    folder = tmp_path_factory.mktemp("variants")
+    wanted = {item.callspec.params["case"] for item in request.session.items if "test_variants" in item.nodeid}
     cases = [case for case in CASES if case in wanted]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
-    worker = [str(HERE / "adapters_worker.py"), str(bases), str(folder)]
+    worker = [str(HERE / "variants_worker.py"), str(bases), str(folder)]
     subprocess.run([*launcher, *worker, *cases], check=True, env=environment)
     return torch.load(folder / "found.pt", weights_only=True) | {"folder": folder}
 
@@ -55,12 +55,12 @@ def of_all(test: Any) -> Any:
 @of_all
 def test_losses_equal_those_of_plain_torch(found, case, bases):
     settings = config(bases, found["folder"], case)
-    engine = LocalEngine(
-        load_token_nll(settings.model, activation_checkpointing=False, seed=settings.seed), settings.training
-    )
+    engine = LocalEngine(load_token_nll(settings.model, settings.training, seed=settings.seed), settings.training)
     expected = train(engine, settings, Group(), range(STEPS))
     assert expected[-1] < expected[0] - 0.1 or max(expected) - min(expected) > 0.1
-    torch.testing.assert_close(found[case]["losses"], expected, rtol=1e-5, atol=0)  # float32
+    # Float32; moments in 8 bits are rounded by blocks, which ZeRO cuts otherwise.
+    rtol = 0.02 if case.endswith("8bit") else 1e-5
+    torch.testing.assert_close(found[case]["losses"], expected, rtol=rtol, atol=0)
 
 
 @of_all
@@ -81,6 +81,8 @@ def nll_of(model: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("merge", [True, False])
 def test_exported_equals_trained(found, case, merge, tmp_path, bases):
     settings = config(bases, found["folder"], case)
+    if settings.model.lora is None and not merge:
+        return
     export(found["folder"] / case, tmp_path / "export", checkpoint="last", merge=merge)
     if merge:
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
