@@ -179,6 +179,11 @@ def _loss(config: Config) -> Iterator[str]:
             yield f"loss.weighting.weights: {show(missing)} have none. Give every task of data.tasks a weight."
         if not any(weighting.weights.values()):
             yield "loss.weighting.weights: all are 0. At least one must be greater."
+    if weighting.type.startswith("gradnorm") and config.model.dtype == "float16":
+        yield (
+            f'loss.weighting: {weighting.type} reads gradients, which "float16" multiplies by a scale that changes. '
+            'Set model.dtype to "bfloat16".'
+        )
     floor = getattr(weighting, "floor", 0.0)
     if len(names) > 1 and len(names) * floor >= 1:
         yield f"loss.weighting.floor: must be less than 1/K with K = {len(names)} tasks; found {floor:g}."

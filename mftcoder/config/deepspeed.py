@@ -64,7 +64,7 @@ def _owned(config: Config, world_size: int) -> Iterator[tuple[str, Any, str]]:
     yield "train_batch_size", rows, f"micro-batch × accumulation × ranks is {micro} × {accumulation} × {world_size}"
     yield "gradient_clipping", training.max_grad_norm, f"training.max_grad_norm is {training.max_grad_norm:g}"
     yield "bf16.enabled", model.dtype == "bfloat16", f'model.dtype is "{model.dtype}"'
-    yield "fp16.enabled", False, f'model.dtype is "{model.dtype}"'
+    yield "fp16.enabled", model.dtype == "float16", f'model.dtype is "{model.dtype}"'
     yield "optimizer.type", "AdamW", "the optimizer is AdamW"
     yield "optimizer.params.lr", training.learning_rate, f"training.learning_rate is {training.learning_rate:g}"
     betas = [training.adam_beta1, training.adam_beta2]
@@ -124,7 +124,7 @@ def _unsupported(config: Config, resolved: dict[str, Any]) -> Iterator[str]:
     zero, lora, optim = resolved.get("zero_optimization", {}), config.model.lora, config.training.optim
     if resolved.get("sequence_parallel_size", 1) != 1:
         yield (
-            f"sequence_parallel_size is {show(resolved['sequence_parallel_size'])}, but every rank gets rows of its own, "
+            f"sequence_parallel_size is {show(resolved['sequence_parallel_size'])}, but every rank gets its own rows, "
             "and DeepSpeed would drop the borders of packed samples. Delete it; for longer rows use "
             "training.activation_checkpointing, FlashAttention, ZeRO-3 and offloading."
         )

@@ -67,7 +67,11 @@ class Model(Section):
 
     path: NonEmpty = Field(description="Folder or hub id of the base model, with its tokenizer.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of weights and arithmetic.")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16",
+        description="Precision of weights and arithmetic; losses and their sums are float32 or better. `float16`, with "
+        "dynamic loss scaling, is for GPUs without bfloat16: steps that overflow are skipped, their losses unused.",
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
         "auto",
         description="Attention backend. `auto` takes FlashAttention where it is installed, else sdpa; others force it.",

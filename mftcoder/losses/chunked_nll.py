@@ -84,7 +84,8 @@ def chunked_nll(
         carries a gradient, without them only the nll does (and the loss is 0).
     """
     chunk = chunk_size or max(1, CHUNK_ELEMENTS // weight.shape[0])
-    if by_task is not None and coefficients is not None:
+    # In float16 a gradient made here would underflow: the loss scale comes with the backward pass.
+    if coefficients is not None and (by_task is not None or hidden.dtype == torch.float16):
         nll, _ = _ChunkedNLL.apply(hidden, weight, bias, targets, None, transform, chunk, by_task)
         return nll.detach(), (coefficients.to(nll.dtype) * nll).sum()
     return _ChunkedNLL.apply(hidden, weight, bias, targets, coefficients, transform, chunk, by_task)

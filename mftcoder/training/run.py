@@ -154,6 +154,10 @@ def load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple
     """The engine around the base model, once that is proved to be understood; and its (all, trainable) parameters."""
     from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading
 
+    if config.model.dtype == "float16" and group.device.type == "cpu":
+        raise MftcoderError(
+            'model.dtype: "float16" trains on a GPU only, and there is none. Use "bfloat16" or "float32".'
+        )
     with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
         model = load_token_nll(config.model, config.training, seed=config.seed)
     parameters = num_parameters(model)

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,7 +71,7 @@ def test_an_optimizer_that_agrees_is_left_to_the_engine(minimal, optimizer):
         ({"bf16": True}, "bf16 must be an object; found true."),
         ({"optimizer": {"params": 3}}, "optimizer.params must be an object; found 3."),
         ({"bfloat16": {"enabled": True}}, "Rename it to bf16."),
-        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, but every rank gets rows of its own"),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, but every rank gets its own rows"),
     ],
 )  # fmt: skip
 def test_a_contradiction_names_both_keys_and_both_values(minimal, theirs, message):
@@ -111,6 +112,13 @@ def test_float32_switches_both_low_precisions_off(minimal):
     assert (result["bf16"], result["fp16"]) == ({"enabled": False}, {"enabled": False})
 
 
+def test_float16_switches_its_loss_scaling_on_and_keeps_what_is_said_of_it(minimal):
+    result = resolved(minimal, {"fp16": {"enabled": "auto", "initial_scale_power": 12}}, dtype="float16")
+    assert (result["bf16"], result["fp16"]) == ({"enabled": False}, {"enabled": True, "initial_scale_power": 12})
+    with pytest.raises(MftcoderError, match=r'fp16\.enabled is false, but model\.dtype is "float16"'):
+        resolved(minimal, {"fp16": {"enabled": False}}, dtype="float16")
+
+
 def test_everything_else_passes_through_and_the_input_is_untouched(minimal):
     theirs = {
         "steps_per_print": 7,
@@ -131,6 +139,32 @@ def test_everything_else_passes_through_and_the_input_is_untouched(minimal):
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_the_presets_resolve_to_their_stage(minimal, stage):
     assert zero_stage(resolved(minimal, str(PRESETS / f"zero{stage}.json"))) == stage
+
+
+def leaves(value, path=""):
+    """Dotted keys of nested objects that hold no object."""
+    for key, inner in value.items():
+        place = f"{path}.{key}".lstrip(".")
+        yield from leaves(inner, place) if isinstance(inner, dict) else [place]
+
+
+def test_every_preset_and_every_key_in_it_has_a_line_in_the_readme_and_none_is_made_up():
+    text = (PRESETS / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in PRESETS.glob("*.json")}
+    assert set(re.findall(r"\]\(([^)]+)\)", text)) == files
+    keys = {key for name in files for key in leaves(json.loads((PRESETS / name).read_text()))}
+    described = {
+        key for line in text.split("| Key |")[1].splitlines() for key in re.findall("`([^`]+)`", line.split("|")[1])
+    }
+    assert described == keys
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.json")), ids=lambda path: path.stem)
+def test_deepspeed_knows_every_key_of_the_presets(minimal, path):
+    from mftcoder.engine.deepspeed import check_settings
+
+    check_settings(resolved(minimal, str(path)))
 
 
 def test_zero_is_off_when_nothing_is_said(minimal):

@@ -155,6 +155,7 @@ def test_long_values_are_cut(minimal):
         (['loss.weighting={"type":"coba","preset":"released","window_steps":99}'], "loss.weighting.window_steps"),
         (['loss.weighting={"type":"coba"}', "data.validation_fraction=0"], "loss.weighting"),
         (['loss.weighting={"type":"coba","window_steps":10}'], "loss.weighting.probe.every_steps"),
+        (["model.dtype=float16", 'loss.weighting={"type":"gradnorm_valid"}'], "loss.weighting"),
         (['model.quantization={"type":"nf4"}'], "model.quantization"),
         (['model.lora={"initialization":"pissa"}', "model.quantization={}"], "model.lora.initialization"),
         (['model.lora={"initialization":"pissa","dora":true}'], "model.lora.initialization"),

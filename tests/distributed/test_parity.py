@@ -49,7 +49,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
     for ranks, cases in CASES.items():
         out = tmp_path_factory.mktemp("parity") / "found.pt"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
         subprocess.run([*launcher, str(HERE / "parity_worker.py"), str(out), *cases], check=True, env=environment)
         results[ranks] = torch.load(out, weights_only=True)
     return results

@@ -4,6 +4,8 @@ import logging
 
 import pytest
 
+from mftcoder.config import parse
+from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 
 pytestmark = pytest.mark.engine
@@ -105,3 +107,13 @@ def test_deprecated_names_pass_without_a_word_and_the_logger_is_left_as_it_was(c
         logger.removeHandler(handler)
     assert said == []
     assert logger.level == logging.WARNING
+
+
+def test_float16_without_a_gpu_is_refused_before_anything_is_loaded():
+    from mftcoder.training.run import load_engine
+
+    config = parse(
+        {"output_dir": "x", "model": {"path": "m", "dtype": "float16"}, "data": {"tasks": [{"name": "a", "path": "a"}]}}
+    )
+    with pytest.raises(MftcoderError, match=r'model\.dtype: "float16" trains on a GPU only'):
+        load_engine(config, {}, Group())

@@ -123,3 +123,16 @@ def test_the_largest_gradient_is_handed_on_without_a_copy():
     made = loss.grad_fn.made[1].data_ptr()
     loss.backward()
     assert weight.grad.data_ptr() == made
+
+
+def test_a_gradient_below_what_float16_can_hold_survives_a_loss_scale():
+    hidden, weight, _, targets, _ = inputs(bias=False)
+    coefficients, scale = torch.full(targets.shape, 1e-7), 2.0**20  # 1e-7 times a gradient rounds to 0 in float16
+    found = []
+    for dtype in (torch.float16, torch.float64):
+        h, w = (tensor.detach().to(dtype).requires_grad_() for tensor in (hidden, weight))
+        _, loss = chunked_nll(h, w, None, targets, coefficients=coefficients)
+        (loss * scale).backward()
+        found.append((h.grad.double() / scale, w.grad.double() / scale))
+    for ours, reference in zip(*found, strict=True):
+        assert (ours - reference).norm() / reference.norm() < 0.01  # 11 bits of mantissa

@@ -18,6 +18,7 @@ from mftcoder.config.schema import (
 from mftcoder.data.loader import collate
 from mftcoder.distributed import Group
 from mftcoder.engine.local import LocalEngine
+from mftcoder.engine.protocol import StepInfo
 from mftcoder.losses.reductions import Reduction, build_reduction
 from mftcoder.losses.weighting import build
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
@@ -255,6 +256,23 @@ def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too():
     before = [p.detach().clone() for p in trained.model.parameters()]
     assert run_step(trained, cut([8]))[0].info.skipped
     assert all(torch.equal(a, b) for a, b in zip(before, trained.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_of_a_step_that_overflowed_the_losses_are_told_but_not_used(name):
+    """float16: the scaled gradient overflows though the losses are finite; the engine skips, and scales less."""
+
+    class Overflowing(LocalEngine):
+        def step(self, learning_rate):
+            self._optimizer.zero_grad()
+            return StepInfo(float("inf"), skipped=True)
+
+    overflowing = Overflowing(TokenNLL(tiny_llama().double(), CausalAdapter()), Training(max_grad_norm=0.0))
+    reduction, before = reduction_of(name), reduction_of(name).state_dict()
+    result, _ = run_step(overflowing, cut([8]), reduction)
+    assert result.info.skipped
+    assert result.loss == run_step(engine(), cut([8]), reduction_of(name))[0].loss
+    assert reduction.state_dict() == before
 
 
 def test_evaluation_is_the_mean_per_task_and_leaves_dropout_on_for_training():
