@@ -38,7 +38,6 @@ VARIANTS: dict[str, dict] = {  # name -> sections of the config; DeepSpeed's "ze
         "training": {"learning_rates": [{"pattern": "lora_B", "multiplier": 8.0}]},
     },
     "8bit": {"training": {"optim": "adamw_bnb_8bit"}},
-    "hierarchical": {"zero": {"zero_hpz_partition_size": 2}},
     "offload": {"zero": {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}},
 }
 BASES = {  # name -> the model that it is a folder of
