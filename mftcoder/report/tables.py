@@ -6,6 +6,7 @@ from typing import Any
 from mftcoder.report.run_folder import Run, flatten, mapping
 
 SAMPLES_PER_TASK = 8
+MOST_BINS = 40  # of lengths, each twice the one before
 TEXT_LIMIT = 4000  # characters of one prompt, reference or answer
 
 
@@ -39,8 +40,38 @@ def data_tables(runs: list[Run]) -> list[dict[str, Any]]:
         )
         rows = {task: [counts.get(column) for column in columns] for task, counts in tasks.items()}
         table = {"fingerprint": data.get("fingerprint"), "columns": list(columns), "rows": rows, "runs": []}
+        table |= {"shares": shares(tasks), "histograms": histograms(tasks)}
         tables.setdefault(json.dumps(data, sort_keys=True), table)["runs"].append(run.label)
     return list(tables.values())
+
+
+def shares(tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each count that all tasks have: task to its part of the sum."""
+    found = {}
+    for key in ("samples", "rows", "tokens", "supervised_tokens"):
+        counts = {task: _count(numbers.get(key)) for task, numbers in tasks.items()}
+        if len(tasks) > 1 and all(counts.values()):
+            found[key] = {task: count / sum(counts.values()) for task, count in counts.items()}
+    return found
+
+
+def histograms(tasks: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Task to the bars of its samples' lengths, the same bins for all: range of tokens, count, part of the tallest."""
+    counted = {}
+    for task, numbers in tasks.items():
+        counts = numbers.get("length_counts")
+        counts = [_count(count) for count in counts[:MOST_BINS]] if isinstance(counts, list) else []
+        if any(counts):
+            counted[task] = counts
+    first = min((next(i for i, count in enumerate(counts) if count) for counts in counted.values()), default=0)
+    stop = max(map(len, counted.values()), default=0)
+    return {
+        task: [
+            {"range": f"{2**i:,}–{2 ** (i + 1) - 1:,}", "count": count, "height": count / max(counts)}
+            for i, count in enumerate([*counts, *[0] * (stop - len(counts))][first:], start=first)
+        ]
+        for task, counts in counted.items()
+    }
 
 
 def evaluation_rows(runs: list[Run]) -> list[dict[str, Any]]:
@@ -60,6 +91,10 @@ def facts(run: Run) -> dict[str, str]:
     """run.json without what the page shows elsewhere: dotted key to text."""
     info = {key: value for key, value in run.info.items() if key not in ("notes", "data")}
     return {key: value.strip('"') for key, value in flatten(info).items()}
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _text(value: Any) -> str:

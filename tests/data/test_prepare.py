@@ -288,3 +288,15 @@ def test_a_column_splits_one_file_into_the_tasks_that_files_of_their_own_would_g
         check_matches(manifest, other, tokenizer)
     with pytest.raises(MftcoderError, match=r'data.tasks "b": no record has .*"rust"'):
         prepare(other, tell=quiet)
+
+
+def test_the_manifest_counts_the_lengths_of_samples(make_config) -> None:
+    config = make_config({"a": [{"text": "x" * length} for length in (1, 2, 3, 6, 7, 8, 99)]}, validation_fraction=0.0)
+    counts = prepare(config, tell=quiet).task("a").splits["train"]
+    lengths = [length for row in Shards.open(shards_path(config)).rows("a") for length in row.segment_lengths.tolist()]
+    powers = range(max(lengths).bit_length())
+    assert counts.length_counts == [sum(2**p <= length < 2 ** (p + 1) for length in lengths) for p in powers]
+    assert (counts.median_tokens, counts.longest_tokens) == (sorted(lengths)[3], max(lengths))
+    assert f"samples of {sorted(lengths)[3]} tokens in the median, {max(lengths)} at most" in " ".join(
+        table(Manifest.read(shards_path(config))).caption.split()
+    )

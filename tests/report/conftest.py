@@ -43,7 +43,13 @@ def make_run(tmp_path: Path):
 
 def _info(steps: int) -> dict:
     counts = {
-        task: {"samples": n, "rows": n // 9, "tokens": n * 430, "supervised_tokens": n * 140}
+        task: {
+            "samples": n,
+            "rows": n // 9,
+            "tokens": n * 430,
+            "supervised_tokens": n * 140,
+            "length_counts": [0, 0, 0, 0, 5, n // 20, n // 5, n // 2, n // 6],
+        }
         for task, n in TASKS.items()
     }
     return {

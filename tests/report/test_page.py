@@ -93,6 +93,10 @@ def poison(value):
             "weights",
             "units",
             "passes",
+            "samples",
+            "rows",
+            "supervised_tokens",
+            "length_counts",
             "tokens",
             "slopes",
             "rcs",
@@ -256,3 +260,36 @@ def test_the_report_replaces_an_older_one_and_leaves_nothing_beside_it(make_run,
     assert list(to.parent.iterdir()) == [to]
     with pytest.raises(MftcoderError, match="a file name is needed"):
         write_report([folder], to.parent)
+
+
+def test_shares_and_lengths_of_the_training_data_are_drawn_to_scale(make_run, tmp_path):
+    folder = make_run("a")
+    tasks = json.loads((folder / "run.json").read_text())["data"]["tasks"]
+    page = report([folder], tmp_path)
+    bars = [dict(attrs) for tag, attrs in page.elements if tag == "i" and "title" in dict(attrs)]
+    shares = [float(bar["style"].removeprefix("flex-grow: ")) for bar in bars if "flex-grow" in bar["style"]]
+    expected = [
+        counts[key] / sum(other[key] for other in tasks.values())
+        for key in ("samples", "rows", "tokens", "supervised_tokens")
+        for counts in tasks.values()
+    ]
+    assert shares == pytest.approx(expected)
+    drawn = [bar for bar in bars if "height" in bar["style"]]
+    expected_bars = [
+        (f"{low}–{2 * low - 1} tokens: {count:,} samples", round(100 * count / max(counts["length_counts"]), 1))
+        for counts in tasks.values()
+        for low, count in zip((16, 32, 64, 128, 256), counts["length_counts"][4:], strict=True)
+    ]
+    heights = [float(bar["style"].removeprefix("height: ").removesuffix("%")) for bar in drawn]
+    assert list(zip([bar["title"] for bar in drawn], heights, strict=True)) == expected_bars
+    assert [bar["data-colour"] for bar in drawn] == [str(task) for task in range(4) for _ in range(5)]
+
+
+@pytest.mark.parametrize("value", [None, "x", [], ["x"], [-1, 0], {"a": 1}, [True, None, 1.5], [1] * 10_000])
+def test_counts_of_the_wrong_shape_are_left_out(make_run, tmp_path, value):
+    folder = make_run("a")
+    info = json.loads((folder / "run.json").read_text())
+    for counts in info["data"]["tasks"].values():
+        counts |= {"length_counts": value, "samples": value}
+    (folder / "run.json").write_text(json.dumps(info))
+    assert len(report([folder], tmp_path).elements) < 2000
