@@ -235,6 +235,48 @@ class Task(Section):
         return None
 
 
+class BenchmarkFiles(Section):
+    """A benchmark whose items must not be trained on."""
+
+    path: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1)] = Field(
+        description="File, folder or glob of records, one item each, or several of them."
+    )
+    field: NonEmpty | None = Field(
+        None,
+        description="Key of the item's text; default: the first there is of docstring, prompt, description, text, "
+        "question, instruction, query, problem. If docstrings stand in the text, the last of them is compared.",
+    )
+
+
+class Filters(Section):
+    """Samples that are left out: duplicates, training samples like held-out ones, and what stands in a benchmark."""
+
+    compare: Literal["all", "prompt", "answer"] = Field(
+        "all", description="What of a conversation is compared for duplicates; of plain text it is always all."
+    )
+    ignore: list[Literal["whitespace", "case"]] = Field(
+        ["whitespace"], description="What exact duplicates may differ in."
+    )
+    similarity: Annotated[float, Field(ge=0.3, lt=1)] | None = Field(
+        0.8,
+        description="Jaccard similarity (of the sets of runs of five words) from which on two samples are "
+        "near-duplicates; `null`: only exact duplicates count.",
+    )
+    duplicates: Literal["off", "within", "across"] = Field(
+        "within", description="Leave out samples that repeat an earlier one: of their task, or of any task."
+    )
+    leakage: Literal["off", "report", "remove"] = Field(
+        "remove", description="Training samples that repeat a held-out one of any task: leave them out, or list them."
+    )
+    benchmarks: list[BenchmarkFiles] = Field([], description="Benchmarks whose items must not be trained on.")
+    bleu: Fraction | None = Field(
+        0.5, description="A sample with a higher BLEU against a benchmark's item is left out; `null`: no such test."
+    )
+    ngram_words: PositiveInt | None = Field(
+        13, description="A sample that shares that many words in a row with an item is left out; `null`: no such test."
+    )
+
+
 class Data(Section):
     """Task files and how they become shards."""
 
@@ -269,6 +311,7 @@ class Data(Section):
     max_bad_records: Annotated[int, Field(ge=0)] = Field(
         0, description="So many records of a task that cannot be read or encoded are listed and passed over."
     )
+    filters: Filters | None = Field(None, description="Samples that are left out; default: none.")
     chat: Annotated[TemplateChat | MarkersChat, Field(discriminator="type")] = TemplateChat()
     sampling: Sampling = ProportionalSampling()
     tasks: list[Task] = Field(min_length=1, description="The tasks, in order.")

@@ -5,16 +5,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 from transformers import PreTrainedTokenizerFast
 
-from mftcoder.config.schema import Config, Fim, HeldOut, Section, Task
+from mftcoder.config.schema import Config, Filters, Fim, HeldOut, Section, Task
 from mftcoder.data.location import failures, is_remote
 from mftcoder.data.records import record_format
-from mftcoder.data.sources import held_out_files, source_files
+from mftcoder.data.sources import held_out_files, named_files, source_files
 
 
 class FileEntry(Section):
@@ -39,6 +40,7 @@ class Settings(Section):
     bytes_per_file: int
     held_out: dict[str, HeldOut]  # of each task
     seed: int
+    filters: Filters | None = None
 
     @classmethod
     def of(cls, config: Config) -> "Settings":
@@ -51,6 +53,7 @@ class Settings(Section):
             bytes_per_file=data.bytes_per_file,
             held_out={task.name: data.held_out(task) for task in data.tasks},
             seed=config.seed,
+            filters=data.filters,
         )
 
 
@@ -121,15 +124,18 @@ class Inputs(Section):
     settings: Settings
     tokenizer: TokenizerIdentity
     tasks: list[TaskSource]
+    benchmarks: list[SourceFile] = Field([])  # whose items are filtered out
 
     @classmethod
     def of(cls, config: Config, tokenizer: PreTrainedTokenizerFast, made: "Inputs | None" = None) -> "Inputs":
         """Those of ``config``; reads every source file that has changed since ``made``, or all of them."""
-        known = {file.path: file for task in made.tasks for file in task.all_files} if made else {}
+        known_files = chain(made.benchmarks, *(task.all_files for task in made.tasks)) if made else ()
+        known = {file.path: file for file in known_files}
         files = [source_files(task) for task in config.data.tasks]
         held_out = [held_out_files(task) for task in config.data.tasks]
+        benchmarks = benchmark_files(config.data.filters) if config.data.filters else []
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock to others
-            distinct = dict.fromkeys(file for some in files + held_out for file in some)
+            distinct = dict.fromkeys(file for some in [*files, *held_out, benchmarks] for file in some)
             entries = dict(zip(distinct, pool.map(lambda file: SourceFile.read(file, known), distinct), strict=True))
         tasks = [
             TaskSource(
@@ -141,7 +147,21 @@ class Inputs(Section):
             )
             for task, some, apart in zip(config.data.tasks, files, held_out, strict=True)
         ]
-        return cls(settings=Settings.of(config), tokenizer=TokenizerIdentity.of(config, tokenizer), tasks=tasks)
+        return cls(
+            settings=Settings.of(config),
+            tokenizer=TokenizerIdentity.of(config, tokenizer),
+            tasks=tasks,
+            benchmarks=[entries[file] for file in benchmarks],
+        )
+
+
+def benchmark_files(filters: Filters) -> list[Path]:
+    """The files of all benchmarks, in order."""
+    return [
+        file
+        for number, benchmark in enumerate(filters.benchmarks)
+        for file in named_files(benchmark.path, f"data.filters.benchmarks[{number}]")
+    ]
 
 
 def input_differences(made: Inputs, now: Inputs) -> dict[str, tuple[Any, Any]]:
@@ -153,6 +173,8 @@ def input_differences(made: Inputs, now: Inputs) -> dict[str, tuple[Any, Any]]:
     for then, task in zip(made.tasks, now.tasks, strict=True):
         if [file.blake2b for file in then.all_files] != [file.blake2b for file in task.all_files]:
             differing[f'sources of task "{task.name}"'] = (_listed(then.all_files), _listed(task.all_files))
+    if [file.blake2b for file in made.benchmarks] != [file.blake2b for file in now.benchmarks]:
+        differing["benchmarks"] = (_listed(made.benchmarks), _listed(now.benchmarks))
     return differing
 
 

@@ -16,8 +16,8 @@ from threading import Thread
 
 from mftcoder.config.schema import Task
 from mftcoder.data.bad_records import SHOWN, BadRecords, Budget, TooManyBadError
-from mftcoder.data.encoding import EncodedRecords, Encoder, chunks
-from mftcoder.data.parts import EncodedPart, PartCounts, write_part
+from mftcoder.data.encoding import Encoder, chunks
+from mftcoder.data.parts import EncodedPart, Made, Maker, PartCounts, write_part
 from mftcoder.data.reading import Part, read_part
 from mftcoder.data.records import parse_records
 from mftcoder.errors import MftcoderError, RunError
@@ -56,7 +56,7 @@ def first_problems(source: Part, task: Task, format: str, encoder: Encoder, max_
 
 
 def make_parts(
-    wanted: Sequence[EncodedPart], encoder: Encoder, num_workers: int, budget: Budget, tell: Tell
+    wanted: Sequence[EncodedPart], maker: Maker, num_workers: int, budget: Budget, tell: Tell
 ) -> dict[Path, PartCounts]:
     """Make the parts ``wanted`` in ``num_workers`` processes (1: in this one); gives their counts by their files.
 
@@ -65,8 +65,8 @@ def make_parts(
     """
     made: dict[Path, PartCounts] = {}
     records, last = 0, time.monotonic()
-    make = partial(_make, encoder=encoder, max_bad=budget.limit)
-    results = _in_pool(wanted, encoder, budget.limit, num_workers) if num_workers > 1 else map(make, wanted)
+    make = partial(_make, maker=maker, max_bad=budget.limit)
+    results = _in_pool(wanted, maker, budget.limit, num_workers) if num_workers > 1 else map(make, wanted)
     for part in wanted:
         try:
             made[part.file] = counts = next(results)
@@ -77,26 +77,30 @@ def make_parts(
         records += counts.records
         if time.monotonic() - last > _SECONDS_BETWEEN_NEWS:
             last = time.monotonic()
-            tell(f'{records:,} records tokenized, {len(made)} of {len(wanted)} parts; now in task "{part.task.name}"')
+            done = f"{records:,} records {maker.doing}, {len(made)} of {len(wanted)} parts"
+            tell(f'{done}; now in task "{part.task.name}"')
     return made
 
 
-def _make(part: EncodedPart, encoder: Encoder, max_bad: int, watch: Callable[[], None] = lambda: None) -> PartCounts:
+def _make(part: EncodedPart, maker: Maker, max_bad: int, watch: Callable[[], None] = lambda: None) -> PartCounts:
     bad = BadRecords(part.source.path, max_bad)
 
-    def encoded() -> Iterator[EncodedRecords]:
+    def batches() -> Iterator[Made]:
+        num_records = 0
         for chunk in chunks(parse_records(read_part(part.source, bad), part.task, part.format, bad)):
             watch()
-            yield encoder(chunk, part.task, bad)
+            made = maker(chunk, part, num_records, bad)
+            num_records += made.num_records
+            yield made
 
-    return write_part(part, encoded(), encoder.num_ids, bad.in_order)
+    return write_part(part, batches(), maker.schema, bad.in_order)
 
 
-def _in_pool(wanted: Iterable[EncodedPart], encoder: Encoder, max_bad: int, num_workers: int) -> Iterator[PartCounts]:
+def _in_pool(wanted: Iterable[EncodedPart], maker: Maker, max_bad: int, num_workers: int) -> Iterator[PartCounts]:
     # Not fork: the tokenizer's threads, once started, would leave a forked child waiting for ever.
     context = get_context("spawn")
     stopping = context.Event()
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (encoder, max_bad, stopping)) as pool:
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (maker, max_bad, stopping)) as pool:
         ahead: deque[Future[PartCounts]] = deque()
         try:
             for part in wanted:
@@ -115,13 +119,13 @@ class _NotWantedError(Exception):
     """Another part has failed: this one is not wanted any more."""
 
 
-_worker: tuple[Encoder, int, Event]
+_worker: tuple[Maker, int, Event]
 
 
-def _start_worker(encoder: Encoder, max_bad: int, stopping: Event) -> None:
+def _start_worker(maker: Maker, max_bad: int, stopping: Event) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process: the processes share the cores
-    _worker = encoder, max_bad, stopping
+    _worker = maker, max_bad, stopping
     Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -134,10 +138,10 @@ def _end_with_parent() -> None:
 
 
 def _make_in_worker(part: EncodedPart) -> PartCounts:
-    encoder, max_bad, stopping = _worker
+    maker, max_bad, stopping = _worker
 
     def watch() -> None:
         if stopping.is_set():
             raise _NotWantedError
 
-    return _make(part, encoder, max_bad, watch)
+    return _make(part, maker, max_bad, watch)

@@ -14,10 +14,10 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from mftcoder.config.schema import Config, Section, Task
 from mftcoder.data.bad_records import BadRecord, as_lines
-from mftcoder.data.encoding import EncodedRecords
-from mftcoder.data.inputs import Inputs, SourceFile, TaskSource, file_hash, json_hash
+from mftcoder.data.encoding import EncodedRecords, Encoder, Record
+from mftcoder.data.inputs import Inputs, Settings, SourceFile, TaskSource, file_hash, json_hash
 from mftcoder.data.location import located
-from mftcoder.data.reading import Part, parts
+from mftcoder.data.reading import Part, Refuse, parts
 from mftcoder.data.shards import synced
 
 ENCODING_VERSION = 2  # to be raised by whoever changes what samples records become
@@ -60,13 +60,19 @@ class PartCounts(Section):
 
 def encoded_parts(config: Config, inputs: Inputs, folder: Path) -> list[list[EncodedPart]]:
     """The parts of each task's files in reading order, with their places in ``folder``."""
+    made_with = [ENCODING_VERSION, inputs.tokenizer.hash, inputs.tokenizer.chat_template_hash]
+    return named_parts(config, inputs, folder, made_with)
+
+
+def named_parts(config: Config, inputs: Inputs, folder: Path, made_with: list[Any]) -> list[list[EncodedPart]]:
+    """The parts of each task's files in reading order, with their places in ``folder`` if ``made_with`` all that."""
     return [
         [
             EncodedPart(
                 task,
                 source.format,
                 part,
-                folder / f"{_name(inputs, source, file, part)}.arrow",
+                folder / f"{_name(made_with, inputs.settings, source, file, part)}.arrow",
                 held_out=file in source.held_out_files,
             )
             for file in source.all_files
@@ -76,35 +82,52 @@ def encoded_parts(config: Config, inputs: Inputs, folder: Path) -> list[list[Enc
     ]
 
 
-def _name(inputs: Inputs, source: TaskSource, file: SourceFile, part: Part) -> str:
-    made_with = [ENCODING_VERSION, inputs.tokenizer.hash, inputs.tokenizer.chat_template_hash, source.reading]
+def _name(made_with: list[Any], settings: Settings, source: TaskSource, file: SourceFile, part: Part) -> str:
     if source.fim:
-        made_with += [inputs.settings.seed, inputs.settings.sequence_length]
-    return json_hash([*made_with, file.blake2b, part.start, part.stop])
+        made_with = [*made_with, settings.seed, settings.sequence_length]
+    return json_hash([*made_with, source.reading, file.blake2b, part.start, part.stop])
+
+
+class Made(NamedTuple):
+    """What was made of some records."""
+
+    columns: pa.RecordBatch
+    num_records: int  # without those that were passed over
+    dropped: Counter[str]  # reason -> samples
+    noted: Counter[str]  # what happened -> to how many records
+
+
+class Maker(Protocol):
+    """What makes parts of records: encoded samples, or what they are compared by."""
+
+    doing: str  # for the news: what is done to records
+    schema: pa.Schema
+
+    def __call__(self, records: list[Record], part: EncodedPart, records_before: int, refuse: Refuse, /) -> Made:
+        """Of ``records`` of ``part``, behind ``records_before`` others; what is bad goes to ``refuse``."""
 
 
 def write_part(
-    part: EncodedPart, encoded: Iterable[EncodedRecords], num_ids: int, bad: Callable[[], list[BadRecord]]
+    part: EncodedPart, batches: Iterable[Made], schema: pa.Schema, bad: Callable[[], list[BadRecord]]
 ) -> PartCounts:
-    """Write the samples ``encoded`` of ``part``. Whatever happens, the part is there whole or not at all.
+    """Write what was made of ``part``. Whatever happens, the part is there whole or not at all.
 
     ``bad`` gives the records that were passed over, and is asked at the end.
     """
-    schema = _schema(num_ids)
-    counts: Counter[str] = Counter()
+    num_records = 0
     dropped: Counter[str] = Counter()
     noted: Counter[str] = Counter()
     descriptor, name = tempfile.mkstemp(".partial", part.file.stem, part.file.parent)
     aside = Path(name)
     try:
         with synced(open(descriptor, "wb"), part.file) as stream, pa.ipc.new_stream(stream, schema) as writer:
-            for chunk in encoded:
-                writer.write_batch(_record_batch(chunk, counts["records"], part.source.path, schema))
-                counts += chunk.counts
-                dropped += chunk.dropped
-                noted += chunk.noted
+            for made in batches:
+                writer.write_batch(made.columns)
+                num_records += made.num_records
+                dropped += made.dropped
+                noted += made.noted
         written = PartCounts(
-            records=counts["records"],
+            records=num_records,
             dropped=dropped,
             noted=noted,
             bad=bad(),
@@ -161,6 +184,22 @@ def remove_abandoned(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+class SampleMaker:
+    """Encodes records."""
+
+    doing = "tokenized"
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.schema = _schema(encoder.num_ids)
+
+    def __call__(self, records: list[Record], part: EncodedPart, records_before: int, refuse: Refuse, /) -> Made:
+        """The samples of ``records``."""
+        encoded = self.encoder(records, part.task, refuse)
+        columns = _record_batch(encoded, records_before, part.source.path, self.schema)
+        return Made(columns, encoded.counts["records"], encoded.dropped, encoded.noted)
+
+
 def _schema(num_ids: int) -> pa.Schema:
     token = pa.uint16() if num_ids <= 2**16 else pa.int32()
     columns = {
@@ -177,9 +216,9 @@ def _schema(num_ids: int) -> pa.Schema:
 
 def _record_batch(chunk: EncodedRecords, records_before: int, path: Path, schema: pa.Schema) -> pa.RecordBatch:
     columns = [
-        _lists([sample.input_ids for sample in chunk.samples], schema.field("input_ids").type.value_type),
-        _lists([sample.supervised for sample in chunk.samples], pa.bool_()),
-        _lists([sample.borders for sample in chunk.samples], pa.int32()),
+        lists([sample.input_ids for sample in chunk.samples], schema.field("input_ids").type.value_type),
+        lists([sample.supervised for sample in chunk.samples], pa.bool_()),
+        lists([sample.borders for sample in chunk.samples], pa.int32()),
         pa.array(np.array(chunk.numbers, np.int64) + records_before),
         pa.array([place.removeprefix(str(path)) for place in chunk.places], pa.string()),
         pa.array(chunk.groups),
@@ -188,7 +227,8 @@ def _record_batch(chunk: EncodedRecords, records_before: int, path: Path, schema
     return pa.record_batch(columns, schema=schema)
 
 
-def _lists(arrays: list[NDArray], values: pa.DataType) -> pa.ListArray:
+def lists(arrays: Sequence[NDArray], values: pa.DataType) -> pa.ListArray:
+    """``arrays`` as a column of lists."""
     offsets = np.cumsum([0, *map(len, arrays)])
     dtype = values.to_pandas_dtype()
     flat = np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype, copy=False)

@@ -6,22 +6,20 @@ shards are written into a folder aside that is renamed when complete: a folder o
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
-from mftcoder.config.schema import Config
+from mftcoder.config.schema import Config, Task
 from mftcoder.data.bad_records import LISTED, Budget, write_list
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.encoding import Encoder
-from mftcoder.data.fitting import fit_all
-from mftcoder.data.holdout import SPLITS, Split, divide, hold_out, seeded
+from mftcoder.data.filtering import FILTERED, Filtering
+from mftcoder.data.holdout import SPLITS
 from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
 from mftcoder.data.location import is_remote, located
 from mftcoder.data.making import Tell, look_ahead, make_parts
@@ -29,7 +27,9 @@ from mftcoder.data.manifest import MANIFEST, Manifest, SplitCounts, TaskCounts
 from mftcoder.data.packing import Layout, pack
 from mftcoder.data.parts import (
     EncodedPart,
+    Maker,
     PartCounts,
+    SampleMaker,
     bad_lines,
     encoded_parts,
     find_parts,
@@ -37,9 +37,10 @@ from mftcoder.data.parts import (
     remove_abandoned,
     remove_parts,
 )
+from mftcoder.data.planning import Plan, plan_all
 from mftcoder.data.records import no_record
-from mftcoder.data.samples import TaskSamples
 from mftcoder.data.shards import Shards, write_manifest, write_rows
+from mftcoder.data.sketches import SketchMaker, TaskSketches, sketch_parts
 from mftcoder.errors import MftcoderError
 from mftcoder.locks import locked
 
@@ -80,16 +81,20 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         by_task = encoded_parts(config, inputs, samples_path(config))
         parts = list(chain.from_iterable(by_task))
         counts = _encode(config, inputs, parts, Encoder.of(config, tokenizer), num_workers, tell)
+        for some in by_task:
+            _refuse_no_record(some[0].task, [counts[part.file] for part in some])
+        sketches, filtering = _sketch(config, inputs, by_task, num_workers, tell)
+        plans = plan_all(by_task, counts, inputs.settings, filtering)
         aside = _empty_folder_beside(folder, "partial")
-        written = [_write_task(aside, some, [counts[part.file] for part in some], inputs.settings) for some in by_task]
-        held_out = np.concatenate([task.held_out for task in written])
-        tasks = [task.beside(held_out) for task in written]
+        tasks = [_write_task(aside, plan, inputs.settings) for plan in plans]
+        if filtering:
+            write_list(aside / FILTERED, filtering.listed)
         if any(task.bad for task in tasks):
             write_list(aside / LISTED, bad_lines((part, counts[part.file]) for part in parts))
         manifest = Manifest.of(inputs, tasks)
         write_manifest(aside, manifest)
         _put_in_place(aside, folder)
-        _tidy(config, parts, tell)
+        _tidy(config, parts + sketches, tell)
         return manifest
 
 
@@ -125,6 +130,9 @@ def prepare_share(config: Config, number: int, of: int, *, tell: Tell, num_worke
     parts = list(chain.from_iterable(encoded_parts(config, inputs, samples_path(config))))
     mine = parts[number - 1 :: of]
     counts = _encode(config, inputs, mine, Encoder.of(config, tokenizer), num_workers, tell)
+    if config.data.filters:
+        sketches = list(chain.from_iterable(sketch_parts(config, inputs, samples_path(config))))
+        _make_missing(config, sketches[number - 1 :: of], SketchMaker(config.data.filters), num_workers, tell)
     return Share(number, of, len(mine), len(parts), sum(count.records for count in counts.values()))
 
 
@@ -135,6 +143,29 @@ def _encode(
     for task, source in zip(config.data.tasks, inputs.tasks, strict=True):
         detected = " (detected)" if task.format == "auto" else ""
         tell(f'task "{task.name}": files: {len(source.files)}, record format: {source.format}{detected}')
+    return _make_missing(config, parts, SampleMaker(encoder), num_workers, tell)
+
+
+def _sketch(
+    config: Config, inputs: Inputs, by_task: Sequence[Sequence[EncodedPart]], num_workers: int | None, tell: Tell
+) -> tuple[list[EncodedPart], Filtering | None]:
+    """The parts of what samples are compared by, and what the filters of ``config`` make of it; nothing without any."""
+    if not config.data.filters:
+        return [], None
+    sketches = sketch_parts(config, inputs, samples_path(config))
+    parts = list(chain.from_iterable(sketches))
+    maker = SketchMaker(config.data.filters)
+    if too_short := len(maker.benchmarks.too_short):
+        tell(f"{too_short:,} of {len(maker.benchmarks.items):,} items of benchmarks are too short to be looked for")
+    _make_missing(config, parts, maker, num_workers, tell)
+    of_tasks = [TaskSketches.read(*both) for both in zip(by_task, sketches, strict=True)]
+    return parts, Filtering(config.data.filters, [task.name for task in config.data.tasks], of_tasks)
+
+
+def _make_missing(
+    config: Config, parts: Sequence[EncodedPart], maker: Maker, num_workers: int | None, tell: Tell
+) -> dict[Path, PartCounts]:
+    """Make those of ``parts`` that are not there; the counts of all, by their files."""
     folder = samples_path(config)
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
@@ -145,10 +176,17 @@ def _encode(
             budget.add(part.task.name, part.source.path, made_before.bad)
     missing = list({part.file: part for part in parts if not found[part.file]}.values())
     if len(missing) < len(found):
-        tell(f"{folder}: {len(found) - len(missing)} of {len(found)} parts are tokenized already")
-    look_ahead(missing, encoder, budget.limit)
-    made = make_parts(missing, encoder, num_workers or _workers_for(missing), budget, tell)
+        tell(f"{folder}: {len(found) - len(missing)} of {len(found)} parts are {maker.doing} already")
+    if isinstance(maker, SampleMaker):
+        look_ahead(missing, maker.encoder, budget.limit)
+    made = make_parts(missing, maker, num_workers or _workers_for(missing), budget, tell)
     return {file: counts for file, counts in found.items() if counts} | made
+
+
+def _refuse_no_record(task: Task, counts: Sequence[PartCounts]) -> None:
+    if not any(count.records for count in counts):
+        num_bad = sum(len(count.bad) for count in counts)
+        raise MftcoderError(f'task "{task.name}": all {num_bad:,} records are bad.') if num_bad else no_record(task)
 
 
 def _workers_for(parts: Sequence[EncodedPart]) -> int:
@@ -204,40 +242,10 @@ def _tidy(config: Config, parts: Sequence[EncodedPart], tell: Tell) -> None:
         folder.rmdir()
 
 
-class _Written(NamedTuple):
-    """A task whose rows are written."""
-
-    counts: TaskCounts
-    trained_on: NDArray[np.uint64]  # groups of the training samples
-    held_out: NDArray[np.uint64]  # groups of the others
-
-    def beside(self, held_out: NDArray[np.uint64]) -> TaskCounts:
-        """The counts, now that the groups that any task holds out are known."""
-        return self.counts.model_copy(update={"leaked": int(np.isin(self.trained_on, held_out).sum())})
-
-
-def _write_task(
-    folder: Path, parts: Sequence[EncodedPart], counts: Sequence[PartCounts], settings: Settings
-) -> _Written:
-    task = parts[0].task
-    num_records, num_bad = sum(count.records for count in counts), sum(len(count.bad) for count in counts)
-    if not num_records:
-        raise MftcoderError(f'task "{task.name}": all {num_bad:,} records are bad.') if num_bad else no_record(task)
-    samples = TaskSamples(parts, counts)
-    pieces, fitting, too_long = fit_all(samples, settings.sequence_length, settings.over_long)
-    dropped = sum((Counter(count.dropped) for count in counts), too_long)
-    noted = sum((Counter(count.noted) for count in counts), Counter[str]())
-    given = samples.held_out[pieces.sample]
-    if given.all():
-        reasons = "; ".join(f"{number} with {reason}" for reason, number in sorted(dropped.items()))
-        raise MftcoderError(
-            f'task "{task.name}": no supervised token is left to train on: all samples were dropped ({reasons}).'
-        )
+def _write_task(folder: Path, plan: Plan, settings: Settings) -> TaskCounts:
+    samples, pieces, held = plan.samples, plan.pieces, plan.held
     num_split_off = np.arange(len(pieces.sample)) - np.unique(pieces.sample, return_inverse=True)[1]
     ids = samples.records[pieces.sample] + num_split_off  # every record takes one, a split one as many as its pieces
-    groups = seeded(samples.groups, settings.seed)[pieces.sample]
-    amount = settings.held_out[task.name]
-    held = divide(groups, given) if amount == "files" else hold_out(groups, samples.named[pieces.sample], amount)
     splits = {}
     for split, members in held.members.items():
         if not len(members):
@@ -246,7 +254,7 @@ def _write_task(
         layout = pack(lengths, settings.sequence_length, settings.packing, settings.seed, int(split))
         layout = Layout(members[layout.order], layout.row_starts)
         files, num_supervised = write_rows(
-            folder, f"{task.name}/{SPLITS[split]}", samples, pieces, ids, layout, settings.bytes_per_file
+            folder, f"{plan.task}/{SPLITS[split]}", samples, pieces, ids, layout, settings.bytes_per_file
         )
         num_tokens, num_rows = int(lengths.sum()), len(layout.row_starts) - 1
         padding_share = 1 - num_tokens / (num_rows * settings.sequence_length)
@@ -261,23 +269,21 @@ def _write_task(
             padding_share=None if settings.packing == "pad" else padding_share,
             files=files,
         )
-    task_counts = TaskCounts(
-        name=task.name,
+    num_records = sum(count.records for count in plan.counts)
+    return TaskCounts(
+        name=plan.task,
         records=num_records,
-        bad=num_bad,
+        bad=sum(len(count.bad) for count in plan.counts),
         samples=num_records + int(num_split_off[-1]),
-        split=fitting["split"],
-        truncated=fitting["truncated"],
-        lost_tokens=fitting["lost_tokens"],
-        dropped=dict(sorted(dropped.items())),
-        noted=dict(sorted(noted.items())),
-        leaked=0,
+        split=plan.fitting["split"],
+        truncated=plan.fitting["truncated"],
+        lost_tokens=plan.fitting["lost_tokens"],
+        dropped=dict(sorted(plan.dropped.items())),
+        noted=dict(sorted(plan.noted.items())),
+        leaked=plan.leaked,
         shared_probe=held.shared_probe,
         splits=splits,
     )
-    in_training = np.zeros(len(groups), np.bool_)
-    in_training[held.members[Split.TRAIN]] = True
-    return _Written(task_counts, groups[in_training], np.unique(groups[~in_training]))
 
 
 def table(manifest: Manifest) -> Table:
@@ -319,6 +325,8 @@ def notes(task: TaskCounts, settings: Settings) -> list[str]:
     found = [f"{task.bad:,} bad records passed over, listed in {LISTED}"] if task.bad else []
     found += [f"{number:,} records {what}" for what, number in task.noted.items()]
     found += [f"{number:,} samples dropped: {reason}" for reason, number in task.dropped.items()]
+    if settings.filters:
+        found.append(f"what the filters found is listed in {FILTERED}")
     if task.truncated:
         found.append(f"{task.truncated:,} samples truncated to a row: {task.lost_tokens:,} tokens left out")
     if task.split:

@@ -39,11 +39,18 @@ class TaskSamples(Sequence[Encoded]):
             first_record += count.records
         columns = [np.concatenate(arrays) for arrays in zip(*numbers, strict=True)]
         self.lengths, self.records, self.groups, self.named, self.held_out = columns
+        self._kept = np.arange(len(self.lengths))
         self._batch_starts = np.cumsum([0, *(len(batch.places) for batch in self._batches)])
         self._tokens_read = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def keep(self, chosen: NDArray[np.int64]) -> None:
+        """Forget all samples but those ``chosen``, ascending, which are numbered anew."""
+        self._kept = self._kept[chosen]
+        self.lengths, self.records = self.lengths[chosen], self.records[chosen]
+        self.groups, self.named, self.held_out = self.groups[chosen], self.named[chosen], self.held_out[chosen]
 
     def __getitem__(self, index: int) -> Encoded:  # type: ignore[override]
         batch, place = self._find(index)
@@ -61,8 +68,9 @@ class TaskSamples(Sequence[Encoded]):
         return f"{batch.path}{batch.places[place]}"
 
     def _find(self, index: int) -> "tuple[_Batch, int]":
-        number = int(np.searchsorted(self._batch_starts, index, side="right")) - 1
-        return self._batches[number], index - int(self._batch_starts[number])
+        place = int(self._kept[index])
+        number = int(np.searchsorted(self._batch_starts, place, side="right")) - 1
+        return self._batches[number], place - int(self._batch_starts[number])
 
 
 class _Batch(NamedTuple):

@@ -13,16 +13,19 @@ from mftcoder.errors import MftcoderError
 
 
 def source_files(task: Task) -> list[Path]:
-    """The files of a task: entries of ``path`` in their order, folders (recursively) and globs sorted.
-
-    Links are followed; a file that several of them lead to is there once. Raises MftcoderError if an entry names
-    nothing, or a file of an unknown kind, or one that another entry names too.
-    """
+    """The files of a task, as ``named_files`` finds them, or those of its dataset."""
     where = f'data.tasks "{task.name}"'
-    if task.dataset:
-        return dataset_files(task.dataset, where)
+    return dataset_files(task.dataset, where) if task.dataset else named_files(task.path or [], where)
+
+
+def named_files(path: str | list[str], where: str) -> list[Path]:
+    """The files that ``path`` names: its entries in their order, folders (recursively) and globs sorted.
+
+    Links are followed; a file that several of them lead to is there once. Raises MftcoderError, beginning with
+    ``where``, if an entry names nothing, or a file of an unknown kind, or one that another entry names too.
+    """
     files: dict[Path, Path] = {}  # where a file really lies -> its name
-    for entry in [task.path] if isinstance(task.path, str) else task.path or ():
+    for entry in [path] if isinstance(path, str) else path:
         with failures(entry, f"{where}: path {entry}: cannot be searched"):
             found = _expand(entry, where)
         for real, file in found.items():

@@ -18,7 +18,7 @@ class Sketches(NamedTuple):
 
     exact: NDArray[np.uint64]  # [N] hashes; equal for equal samples
     bands: NDArray[np.uint32]  # [N, B]; samples that share one are candidates. B = 0: only exact duplicates
-    signatures: NDArray[np.uint8]  # [N, NUM_MINIMA]; share about as many entries as the sets share shingles
+    low_bytes: NDArray[np.uint8]  # [N, NUM_MINIMA]; share about as many entries as the sets share shingles
     shingles: Callable[[int], Shingles]  # of a sample
 
 
@@ -31,15 +31,16 @@ class Match(NamedTuple):
     exact: bool
 
 
-def find_duplicates(sketches: Sketches, similarity: float | None) -> list[Match]:
-    """The samples that equal an earlier one, or are at least as similar to an earlier one that stays; in order.
+def find_duplicates(sketches: Sketches, among: Indices, similarity: float | None) -> list[Match]:
+    """The samples ``among`` which equal an earlier one, or are at least as similar to an earlier one that stays.
 
-    ``similarity`` None: only exact duplicates. Of several originals the most similar is named, then the first.
+    Both ``among`` and the result are in order. ``similarity`` None: only exact duplicates. Of several originals the
+    most similar is named, then the first.
     """
-    firsts = _first_of_equals(sketches.exact)
-    matches = _exact_matches(np.arange(len(firsts)), firsts)
+    firsts = among[_first_of_equals(sketches.exact[among])]
+    matches = _exact_matches(among, firsts)
     if similarity is not None:
-        index = _Candidates(sketches, np.flatnonzero(firsts == np.arange(len(firsts))), similarity)
+        index = _Candidates(sketches, among[firsts == among], similarity)
         for sample in index.samples:
             if found := index.most_similar(sample):
                 matches.append(found)
@@ -104,13 +105,13 @@ class _Candidates:
 
     def _promising(self, sample: int) -> Iterator[int]:
         """The candidates, without those whose signatures agree too little: records of one form can be a great many."""
-        signatures = self._sketches.signatures
+        low_bytes = self._sketches.low_bytes
         for bucket in self._buckets_of[sample]:
             if bucket in self._added:
                 candidates = np.frombuffer(self._added[bucket], np.int64)
                 candidates = candidates[self._seen_by[candidates] != sample]
                 self._seen_by[candidates] = sample
-                agreeing = np.count_nonzero(signatures[candidates] == signatures[sample], axis=1)
+                agreeing = np.count_nonzero(low_bytes[candidates] == low_bytes[sample], axis=1)
                 yield from candidates[agreeing >= least_agreement(self._similarity)].tolist()
 
 

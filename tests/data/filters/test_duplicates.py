@@ -26,6 +26,10 @@ def sketches(texts: list[str], similarity: float = 0.6) -> Sketches:
     return Sketches(exact, *sign(sets, similarity), sets.__getitem__)
 
 
+def duplicates(texts: list[str], made_for: float = 0.6, *, threshold: float | None) -> list[Match]:
+    return find_duplicates(sketches(texts, made_for), np.arange(len(texts)), threshold)
+
+
 def brute_force(texts: list[str], references: list[int], similarity: float, grow: bool) -> list[Match]:
     """``grow``: every text is compared with those before it that stay; else with ``references``."""
     sets = shingles(texts)
@@ -48,7 +52,7 @@ def brute_force(texts: list[str], references: list[int], similarity: float, grow
 @settings(max_examples=50, deadline=None)
 def test_duplicates_are_those_that_comparing_all_pairs_finds(texts: list[str]) -> None:
     # Sets of this kind and size share a band with a probability of all but 1 from 0.6 on.
-    assert find_duplicates(sketches(texts, 0.4), 0.6) == brute_force(texts, [], 0.6, grow=True)
+    assert duplicates(texts, 0.4, threshold=0.6) == brute_force(texts, [], 0.6, grow=True)
 
 
 @given(texts_strategy, st.randoms(use_true_random=False))
@@ -62,8 +66,8 @@ def test_leaks_are_those_that_comparing_all_pairs_finds(texts: list[str], random
 
 def test_the_first_stays_and_without_similarity_only_exact_duplicates_go() -> None:
     texts = ["a b c d e f g h i j", "other text", "a b c d e f g h i k", "a b c d e f g h i j", "other text"]
-    assert find_duplicates(sketches(texts), None) == [Match(3, 0, 1.0, True), Match(4, 1, 1.0, True)]
-    assert find_duplicates(sketches(texts), 0.6) == [
+    assert duplicates(texts, threshold=None) == [Match(3, 0, 1.0, True), Match(4, 1, 1.0, True)]
+    assert duplicates(texts, threshold=0.6) == [
         Match(2, 0, 5 / 7, False),
         Match(3, 0, 1.0, True),
         Match(4, 1, 1.0, True),
@@ -77,7 +81,7 @@ def test_what_is_like_a_removed_sample_only_stays() -> None:
     ]  # each like the next, the first unlike the last
     similar = [jaccard(*shingles([chain[a], chain[b]])) for a, b in ((0, 1), (1, 2), (0, 2))]
     assert min(similar[:2]) >= 0.75 > similar[2]
-    assert [match.sample for match in find_duplicates(sketches(chain, 0.5), 0.75)] == [1]
+    assert [match.sample for match in duplicates(chain, 0.5, threshold=0.75)] == [1]
 
 
 def test_a_great_many_records_of_one_form_are_told_apart() -> None:
@@ -86,12 +90,12 @@ def test_a_great_many_records_of_one_form_are_told_apart() -> None:
     texts = [f"{form}: {' '.join(map(str, generator.integers(0, 10**6, 16)))}" for _ in range(800)]
     assert jaccard(*shingles(texts[:2])) > 0.25
     planted = [f"{text} 7" for text in texts[::40]]
-    found = find_duplicates(sketches(texts + planted, 0.8), 0.8)
+    found = duplicates(texts + planted, 0.8, threshold=0.8)
     assert [(match.sample, match.original) for match in found] == [(800 + n, 40 * n) for n in range(20)]
 
 
 @pytest.mark.parametrize("texts", [[], ["a"], ["", ""], ["", "…", " "]])
 def test_there_may_be_little_to_compare(texts: list[str]) -> None:
-    matches = find_duplicates(sketches(texts), 0.6)
+    matches = duplicates(texts, threshold=0.6)
     assert all(match.exact for match in matches)
     assert len(matches) == len(texts) - len(set(texts))
