@@ -102,10 +102,12 @@ def test_one_part_may_hold_too_many(mixed: Callable[..., Config], monkeypatch: p
     monkeypatch.setattr(parts_module, "BYTES_PER_PART", 10**9)
     monkeypatch.setattr("mftcoder.data.making._LOOK_AHEAD", 1)
     config = mixed(2)
-    with pytest.raises(
-        MftcoderError, match=r'task "t": more than 2 bad records .*\n.*t\.jsonl:3: .*\n.*:4: .*\n.*:19: '
-    ):
+    with pytest.raises(MftcoderError, match=r"more than 2 bad records .*\n.*t\.jsonl:3: .*\n.*:4: .*\n.*:19: "):
         prepare(config, tell=lambda _: None)
+    enough = mixed(len(BAD))  # that of line 30 is found last of all, when the others have been read
+    prepare(enough, tell=lambda _: None)
+    places = [line["where"].rpartition(":")[2] for line in listed(shards_path(enough) / "bad_records.jsonl")]
+    assert places == [str(line) for line in BAD]
 
 
 def test_parts_that_were_made_count_again(mixed: Callable[..., Config]) -> None:
