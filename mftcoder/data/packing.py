@@ -1,6 +1,7 @@
 """From the lengths of samples to rows: pure functions of NumPy arrays.
 
-``pack`` fills rows of ``capacity`` tokens by best-fit decreasing. Samples of 6, 5, 4, 3 and 2 tokens, capacity 10::
+``pack`` fills rows of ``capacity`` tokens in two ways and takes the one of fewer rows: best-fit decreasing, and exact
+fits. Samples of 6, 5, 4, 3 and 2 tokens, capacity 10::
 
     row 0 |a a a a a a|d d d d|      a = 6, d = 4      full
     row 1 |b b b b b|c c c|e e|      b = 5, c = 3, e = 2   full
@@ -57,6 +58,56 @@ def best_fit_decreasing(lengths: IntArray, capacity: int) -> Layout:
     return Layout(order, np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=num_rows))]))
 
 
+def fill_exactly(lengths: IntArray, capacity: int) -> Layout:
+    """Begin each row with the longest sample left, add others drawn at random until one or two fill it exactly.
+
+    Leaves less space than ``best_fit_decreasing`` where samples are many and short: that one keeps the shortest for
+    the end, and so has nothing left for gaps that are shorter still; here all lengths last until the end. Exact fits
+    are the idea of Gupta and Ho's minimum bin slack (1999). Of samples of one length the lower index comes first.
+    """
+    drawn = iter(lengths[permutation(len(lengths), 0)].tolist())
+    by_length = np.argsort(lengths, kind="stable").tolist()
+    ends = np.cumsum(np.bincount(lengths, minlength=capacity + 1))
+    following = (ends - np.diff(ends, prepend=0)).tolist()  # of each length: its next sample, in by_length
+    ends = ends.tolist()
+    present = np.diff(ends, prepend=0) > 0
+    lengths_left = sum(1 << length for length in np.flatnonzero(present).tolist())  # as bits
+    order: list[int] = []
+    row_starts = [0]
+
+    def take(*taken: int) -> None:
+        nonlocal lengths_left
+        for length in taken:
+            order.append(by_length[following[length]])
+            following[length] += 1
+            if following[length] == ends[length]:
+                present[length] = False
+                lengths_left ^= 1 << length
+
+    while lengths_left:
+        space = capacity
+        while fitting := lengths_left & ((2 << space) - 1):
+            longest = fitting.bit_length() - 1
+            taken = (longest,) if longest == space or space > 2 * longest else _pair(present, following, ends, space)
+            if sum(taken) < space:
+                length = next(drawn, longest) if space < capacity else longest
+                taken = (length if fitting >> length & 1 else longest,)
+            take(*taken)
+            space -= sum(taken)
+        row_starts.append(len(order))
+    return Layout(np.array(order, np.int64), np.array(row_starts))
+
+
+def _pair(present: NDArray[np.bool_], following: list[int], ends: list[int], space: int) -> tuple[int, ...]:
+    """Two lengths that are ``present`` and sum to ``space``, the shorter first; nothing if there are none."""
+    half = space // 2
+    both = present[1 : half + 1] & present[space - 1 : space - half - 1 : -1]
+    for short in (np.flatnonzero(both)[:2] + 1).tolist():
+        if 2 * short < space or ends[short] - following[short] > 1:
+            return short, space - short
+    return ()
+
+
 def one_per_row(num_samples: int) -> Layout:
     """Every sample a row of its own."""
     return Layout(np.arange(num_samples), np.arange(num_samples + 1))
@@ -72,5 +123,9 @@ def shuffle_rows(layout: Layout, new_order: IntArray) -> Layout:
 
 def pack(lengths: IntArray, capacity: int, mode: Literal["pack", "pad", "pad_to_max"], *key: int) -> Layout:
     """Rows of samples of ``lengths`` [N], in an order that ``key`` fixes. Only mode "pack" puts several in a row."""
-    layout = best_fit_decreasing(lengths, capacity) if mode == "pack" else one_per_row(len(lengths))
+    if mode == "pack":
+        layouts = (method(lengths, capacity) for method in (best_fit_decreasing, fill_exactly))
+        layout = min(layouts, key=lambda layout: len(layout.row_starts))
+    else:
+        layout = one_per_row(len(lengths))
     return shuffle_rows(layout, permutation(len(layout.row_starts) - 1, *key))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.parts import EncodedPart, PartCounts
 
-_TOKENS_BETWEEN_RELEASES = 2**24
+_TOKENS_BETWEEN_RELEASES = 2**21
 
 
 class TaskSamples(Sequence[Encoded]):

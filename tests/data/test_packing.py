@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mftcoder.data.packing import best_fit_decreasing, pack, shuffle_rows
+from mftcoder.data.packing import best_fit_decreasing, fill_exactly, pack, shuffle_rows
 from mftcoder.data.permutation import permutation, splitmix64
 
 CAPACITY = 20
@@ -32,6 +32,40 @@ def rows_of(layout) -> list[list[int]]:
 @given(lengths_strategy)
 def test_rows_are_those_of_a_search_through_all_rows(lengths: list[int]) -> None:
     assert rows_of(best_fit_decreasing(np.array(lengths, np.int32), CAPACITY)) == brute_force(lengths)
+
+
+@given(lengths_strategy)
+def test_filling_exactly_closes_a_row_only_when_nothing_left_fits(lengths: list[int]) -> None:
+    rows = rows_of(fill_exactly(np.array(lengths, np.int32), CAPACITY))
+    assert sorted(sample for row in rows for sample in row) == list(range(len(lengths)))
+    for number, row in enumerate(rows):
+        space = CAPACITY - sum(lengths[sample] for sample in row)
+        assert space >= 0
+        assert all(lengths[sample] > space for later in rows[number + 1 :] for sample in later)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        (
+            [7, 7, 7, 7, 6, 6, 6, 6],
+            [[0, 1, 4], [2, 3, 5]],
+        ),  # 7 + 6 + 7 is 20: best-fit decreasing wants 7 7, 7 7, 6 6 6
+        ([10, 10, 10], [[0, 1], [2]]),  # a pair of one length needs two of them
+        ([11, 9, 5, 4], [[0, 1], [2, 3]]),
+    ],
+)
+def test_exact_fits_by_hand(lengths: list[int], rows: list[list[int]]) -> None:
+    found = rows_of(fill_exactly(np.array(lengths, np.int32), CAPACITY))
+    assert [sorted(row) for row in found][: len(rows)] == rows
+
+
+@pytest.mark.parametrize("shortest", [1, 75, 150])
+@pytest.mark.parametrize("spread", [0.4, 1.0])
+def test_twenty_thousand_samples_leave_a_thousandth_unfilled(shortest: int, spread: float) -> None:
+    lengths = shortest + np.clip(np.random.default_rng(1).lognormal(5, spread, 20_000), 0, 3900).astype(np.int32)
+    layout = pack(lengths, 4096, "pack", 1)
+    assert 1 - lengths.sum() / (4096 * (len(layout.row_starts) - 2)) <= 0.001  # the last row apart
 
 
 @given(lengths_strategy, st.integers(0, 5))
