@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
-from mftcoder.config.schema import Config
+from mftcoder.config.schema import Config, HubDataset
 from mftcoder.data.manifest import Manifest, changed_sources
 from mftcoder.data.prepare import notes, prepare, shards_path, table
 from mftcoder.data.shards import Shards
@@ -119,6 +120,18 @@ def test_only_a_changed_validation_file_is_tokenized_again_and_old_shards_are_re
     assert sizes(after, "a") == {"train": 9, "probe": 3, "validation": 2}
     with pytest.raises(MftcoderError, match="held_out"):
         prepare(with_task(config, "a", validation=None), tell=lambda _: None)
+
+
+def test_a_split_of_a_dataset_is_held_out_like_files(make_config, tmp_path):
+    for split, count in {"train": 12, "test": 5}.items():
+        write(tmp_path / f"{split}.jsonl", records(split, count))
+    datasets.load_dataset(
+        "json", data_files={split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
+    ).save_to_disk(tmp_path / "saved")
+    config = make_config({"a": records("a", 9)}, validation_samples=3)
+    source = HubDataset(path=str(tmp_path / "saved"), validation_split="test")
+    manifest, _ = made(with_task(config, "a", path=None, dataset=source))
+    assert sizes(manifest, "a") == {"train": 12, "probe": 3, "validation": 2}
 
 
 def test_a_validation_file_that_is_not_there_is_named(make_config):
