@@ -129,6 +129,23 @@ def test_no_training_sample_is_like_a_held_out_one_of_any_task(make_config: Make
     assert len(listed(removing)) == len(listed(config))
 
 
+def test_records_for_validation_are_never_filtered_and_training_samples_like_them_are(
+    make_config: Make, tmp_path: Path
+) -> None:
+    apart = [record(distinct(1)), record(distinct(1)), record(distinct(7), "no")]
+    (tmp_path / "apart.jsonl").write_text("".join(json.dumps(one) + "\n" for one in apart))
+    records = [record(distinct(n)) for n in (0, 1, 2, 2, 7)]
+    config = make_config({"a": records}, filters={"similarity": 0.7})
+    task = config.data.tasks[0].model_copy(update={"validation": str(tmp_path / "apart.jsonl")})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"tasks": [task]})})
+    manifest = made(config)
+    assert trained(config, "a") == {0, 2}
+    assert manifest.tasks[0].dropped == {"exact duplicates of an earlier one": 1, "like a held-out one": 2}
+    held = [split.samples for name, split in manifest.tasks[0].splits.items() if name != "train"]
+    assert sum(held) == 3
+    assert manifest.tasks[0].leaked == 0
+
+
 def test_what_stands_in_a_benchmark_is_left_out_whichever_message_it_stands_in(
     make_config: Make, tmp_path: Path
 ) -> None:
