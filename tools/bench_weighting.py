@@ -1,9 +1,10 @@
 """What each weighting costs: processor time per step and peak memory, relative to uniform weights.
 
 All methods train in this process, through the real training loop's pieces under DeepSpeed (ZeRO-0), and take their
-steps in turn. A round is ten steps of every method, with the looks at the probe that fall into them; a method's ratio
-is the median over rounds of its time in a round over that of uniform weights. Only what this process itself computes
-counts, so other programs on the machine do not disturb it; that takes one thread.
+steps in turn. A round is ten steps of every method and a look at its probe, which counts as often as looks come (once
+in twenty steps: half). A method's ratio is the median over rounds of its time in a round over that of uniform weights.
+Only what this process itself computes counts, so other programs on the machine do not disturb it much; that takes one
+thread.
 
     OMP_NUM_THREADS=1 python tools/bench_weighting.py                tasks out of Python's standard library
     OMP_NUM_THREADS=1 python tools/bench_weighting.py --tasks 100    the same data as they are and as a hundred tasks
@@ -16,7 +17,7 @@ import statistics
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from mftcoder.training.run import set_up
 from mftcoder.training.state import Run
 from mftcoder.training.watch import look_at_probe
 
-ROUND = 10  # steps; every default probe is looked at once in them
+ROUND = 10  # steps
 METHODS = {
     "uniform": {"type": "uniform"},
     "coba efficient": {"type": "coba"},
@@ -46,6 +47,7 @@ METHODS = {
     "dwa": {"type": "dwa"},
     "uncertainty": {"type": "uncertainty"},
     "gradnorm": {"type": "gradnorm"},
+    "gradnorm lm_head": {"type": "gradnorm", "shared": "lm_head"},
     "gradnorm_valid": {"type": "gradnorm_valid"},
     "multiplicative": {"type": "multiplicative"},
 }
@@ -99,7 +101,7 @@ def main() -> None:
 def made_tasks(folder: Path) -> Path:
     """Four code tasks and plain text out of packages of the standard library."""
     packages = [Path(sysconfig.get_path("stdlib"), name) for name in PACKAGES]
-    construct(folder, packages, max_samples=300, max_chars=600, tell=lambda _: None)
+    construct(folder, packages, max_samples=600, max_chars=600, tell=lambda _: None)
     return folder
 
 
@@ -122,7 +124,7 @@ def divided(files: dict[str, Path], folder: Path, num_tasks: int) -> dict[str, P
 def new_config(folder: Path, files: dict[str, Path], params: str) -> Config:
     """The config, model and shards that all methods share."""
     training = {"per_device_train_batch_size": ROWS_PER_STEP, "max_steps": 10**6, "learning_rate": 1e-4}
-    return new_project(folder, files, validation_fraction=0.04, seed=0, training=training, **SHAPES[params])
+    return new_project(folder, files, validation_fraction=0.25, seed=0, training=training, **SHAPES[params])
 
 
 def enter(config: Config, method: str, group: Group) -> Contestant:
@@ -146,18 +148,28 @@ def compete(contestants: list[Contestant], num_rounds: int) -> None:
         for step in range(ROUND):
             first = (number * ROUND + step) % len(contestants)  # nobody always comes after the same one
             for contestant in contestants[first:] + contestants[:first]:
-                start = time.process_time()
-                take_turn(contestant)
-                contestant.seconds[-1] += time.process_time() - start
+                contestant.seconds[-1] += seconds_of(step_of, contestant)
+        for contestant in contestants:
+            if probe := contestant.run.probe:
+                contestant.seconds[-1] += seconds_of(look_of, contestant) * ROUND / probe.every_steps
 
 
-def take_turn(contestant: Contestant) -> None:
+def seconds_of(action: Callable[[Contestant], None], contestant: Contestant) -> float:
+    """Of the processor."""
+    start = time.process_time()
+    action(contestant)
+    return time.process_time() - start
+
+
+def step_of(contestant: Contestant) -> None:
     """A step as ``train_loop`` takes it."""
-    run = contestant.run
-    run.step_began = time.perf_counter()
-    take_step(run, next(contestant.batches))
-    if run.probe and run.step % run.probe.every_steps == 0:
-        look_at_probe(run)
+    contestant.run.step_began = time.perf_counter()
+    take_step(contestant.run, next(contestant.batches))
+
+
+def look_of(contestant: Contestant) -> None:
+    """A look at the probe."""
+    look_at_probe(contestant.run)
 
 
 def peak_memory(contestant: Contestant) -> float:
@@ -165,8 +177,8 @@ def peak_memory(contestant: Contestant) -> float:
     ctypes.CDLL(None).malloc_trim(0)  # or freed memory that the process keeps would hide what is allocated anew
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")
-    take_step(contestant.run, next(contestant.batches))
-    look_at_probe(contestant.run)
+    step_of(contestant)
+    look_of(contestant)
     return memory("VmHWM") - before
 
 

@@ -15,6 +15,7 @@ from mftcoder.data.records import Text, read_records
 
 RECORDS_FOR_TOKENIZER = 2000  # of each task
 SMALL = {"vocabulary": 2048, "hidden_size": 128, "layers": 4, "sequence_length": 128}  # 1.05M parameters
+TINY = {"vocabulary": 1024, "hidden_size": 64, "layers": 2, "sequence_length": 128}  # 0.2M parameters
 
 
 def new_project(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from experiment import SMALL, TINY
 from recording import ROWS_PER_STEP, Recording, Study
 
 from mftcoder.config.schema import CoBa, Probe
@@ -55,18 +56,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the recordings; made if need be")
     parser.add_argument("tasks", nargs="+", metavar="NAME=FILE", help="a task's records, in any format")
-    parser.add_argument("--overfit", metavar="NAME", help="a task that is to overfit: it trains on 16 rows")
+    parser.add_argument("--overfit", metavar="NAME", help="a task that is to overfit: it trains on 4 rows")
     parser.add_argument("--outcomes", action="store_true", help="also train with CoBa, once per history")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw distance and cost, as SVG or PNG")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument("--steps", type=int, default=300, metavar="N", help="of each run (default: 300)")
+    parser.add_argument("--tiny", action="store_true", help="a model of 0.2M parameters, not 1.05M")
+    parser.add_argument("--steps", type=int, default=250, metavar="N", help="of each run (default: 250)")
     arguments = parser.parse_args()
     files = {name: Path(file) for name, file in (task.split("=", 1) for task in arguments.tasks)}
     from mftcoder.engine.deepspeed import process_group
 
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with process_group() as group:
-        study = Study(arguments.folder, files, arguments.steps, arguments.overfit, group)
+        study = Study(
+            arguments.folder, files, TINY if arguments.tiny else SMALL, arguments.steps, arguments.overfit, group
+        )
         recordings = [study.recording(seed) for seed in arguments.seeds]
         points = {history: distances(recordings, *history) for history in HISTORIES}
         for (window, warmup), its_points in points.items():

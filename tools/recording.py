@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiment import SMALL, new_project
+from experiment import new_project
 
 from mftcoder.data.batch import Batch
 from mftcoder.data.loader import Schedule
@@ -21,7 +21,7 @@ from mftcoder.training.watch import look_at_probe, losses_on
 
 ROWS_PER_STEP = 8
 ROWS_PER_TASK = 24  # of validation
-FEW_ROWS = 16  # that a task which is to overfit trains on
+FEW_ROWS = 4  # that a task which is to overfit trains on
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Study:
 
     folder: Path
     files: Mapping[str, Path]  # task name -> records
+    shape: Mapping[str, int]  # of the model, and of rows
     num_steps: int
     overfits: str | None  # the task that trains on few rows
     group: Group
@@ -105,7 +106,7 @@ class Study:
                 "warmup_steps": 20,
                 "max_steps": self.num_steps,
             },
-            **SMALL,
+            **self.shape,
         )
         config = config.model_copy(update={"loss": config.loss.model_copy(update={"weighting": parse(weighting)})})
         Path(config.output_dir).mkdir(exist_ok=True)

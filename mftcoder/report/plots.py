@@ -107,8 +107,8 @@ PLOTS = (
     Plot(
         "weighting",
         "Task weights",
-        "How much each task's loss counts; the weights of a step sum to 1, and a task "
-        "without data in that step has 0. Flat lines: nothing was rebalanced.",
+        "How much each task's loss counted, on average over the steps since the line before; a task without data "
+        "in a step has 0 there. Together about 1. Flat lines: nothing was rebalanced.",
         "weight",
         "train",
         "weights",

@@ -1,10 +1,13 @@
 """The arithmetic of a step: global denominators, weights that are felt, skipped steps. Plain torch, float64."""
 
+import traceback
+
 import numpy as np
 import pytest
 import torch
 from tiny import random_rows, tiny_llama
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mftcoder.config.schema import (
     FocalSampleReduction,
@@ -157,6 +160,42 @@ def test_focal_task_starts_with_the_plain_loss_and_then_lags_by_one_step(cuts, w
     loss, expected = formula("focal_task", weights)
     assert result.loss == pytest.approx(loss.item(), rel=1e-12)
     assert difference(gradient, expected) < 1e-12
+
+
+class Waits(TorchDispatchMode):
+    """Counts our operations for which a host would wait for an accelerator.
+
+    Not those on batches that still lie on the host, nor the one with which transformers makes an attention mask.
+    """
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__
+        boolean_index = name == "index" and any(i is not None and i.dtype == torch.bool for i in arguments[1])
+        if boolean_index or any(name.startswith(waits) for waits in self.NAMES):
+            frames = [
+                f for f in traceback.extract_stack() if "/mftcoder/" in f.filename or "/transformers/" in f.filename
+            ]
+            on_host = any(f.name in ("_num_tokens", "_count_rows") for f in frames)
+            self.count += "/mftcoder/" in frames[-1].filename and not on_host
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_no_micro_batch_makes_the_host_wait_for_an_accelerator(name):
+    counts = []
+    for sizes in ([8], [2, 2, 2, 2], [1] * 8):
+        trained, batches = engine(), cut(sizes)
+        with Waits() as waits:
+            run_step(trained, batches, reduction_of(name))
+        counts.append(waits.count)
+    assert counts[0] > 0, "nothing was counted; the test shows nothing"
+    assert len(set(counts)) == 1
 
 
 @pytest.mark.parametrize("focal", [FocalSampleReduction, FocalTaskReduction])
