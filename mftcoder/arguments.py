@@ -115,13 +115,16 @@ def _training_commands(add: AddCommand) -> None:
     validate = add(
         "validate",
         "check everything that can be checked without a GPU",
-        "mftcoder validate configs/code-coba-lora-zero3.json --world-size 8",
+        "mftcoder validate configs/code-coba-lora-zero3.json --world-size 8 --gpu-memory 80",
     )
     _config(validate)
     validate.add_argument(
         "--world-size", type=_positive, default=1, metavar="N", help="ranks it will run on (default: 1)"
     )
     _verify(validate)
+    validate.add_argument(
+        "--gpu-memory", type=_positive, metavar="GIB", help="memory of a GPU: say what would help if a step needs more"
+    )
     _json(validate, "print the checks as JSON")
 
     train = add(

@@ -111,7 +111,7 @@ def validate(arguments: Namespace) -> int:
     config = _config(arguments)
     from mftcoder.training.validate import validate
 
-    checks = validate(config, arguments.world_size, arguments.verify)
+    checks = validate(config, arguments.world_size, arguments.verify, arguments.gpu_memory)
     if arguments.json:
         _print_json([vars(check) for check in checks])
     else:

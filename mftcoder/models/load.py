@@ -2,10 +2,12 @@
 
 import importlib.util
 import sys
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from mftcoder.config.schema import Model, Training
@@ -13,6 +15,8 @@ from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
 from mftcoder.models.lora import add_lora
 from mftcoder.models.quantization import load_settings, prepare_quantized
+
+_WITHOUT_MASK = "mftcoder_without_mask"
 
 
 def load_config(settings: Model) -> PretrainedConfig:
@@ -64,7 +68,39 @@ def load_causal(settings: Model) -> PreTrainedModel:
 
 def load_token_nll(settings: Model, training: Training, *, seed: int) -> TokenNLL:
     """The model to train. New weights (adapters) depend on ``seed`` alone, so all ranks get the same."""
-    causal = load_causal(settings)
+    return _for_training(load_causal(settings), settings, training, seed)
+
+
+def meta_token_nll(settings: Model, training: Training) -> TokenNLL:
+    """The model to train by its shapes alone, on the meta device, and not quantized. Reads no weights."""
+    config, attention = load_config(settings), attention_backend(settings.attention)
+    if settings.lora:  # other ways to begin need the weights
+        settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"initialization": "zero"})})
+    if attention and "flash" in attention:
+        AttentionInterface.register(_WITHOUT_MASK, _attention_without_mask)
+        attention = _WITHOUT_MASK
+    with torch.device("meta"):
+        causal = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, settings.dtype),
+            attn_implementation=attention,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        causal.config.use_cache = False
+        model = _for_training(causal, settings, training.model_copy(update={"torch_compile": False}), seed=0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # on the meta device peft leaves its adapters in float32
+            parameter.data = parameter.data.to(getattr(torch, settings.dtype))
+    return model
+
+
+def _attention_without_mask(module: nn.Module, *states: torch.Tensor, **options: Any) -> Any:
+    """What FlashAttention keeps, where it is not installed: no mask."""
+    query, key, value, *_ = states
+    return sdpa_attention_forward(module, query, key, value, None, **options | {"is_causal": True})
+
+
+def _for_training(causal: PreTrainedModel, settings: Model, training: Training, seed: int) -> TokenNLL:
     if training.activation_checkpointing:
         # Older releases of transformers 5 know the second name only.
         enable = getattr(causal, "activation_checkpointing_enable", None) or causal.gradient_checkpointing_enable

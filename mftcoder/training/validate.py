@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config
@@ -16,9 +17,11 @@ from mftcoder.data.records import record_format
 from mftcoder.data.shards import Shards, Verify
 from mftcoder.data.sources import held_out_files, source_files
 from mftcoder.errors import MftcoderError
+from mftcoder.models.footprint import UnforeseeableError
 from mftcoder.models.load import load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.task_gradients import check_head_gradients
+from mftcoder.training.memory import GIB, plan, smaller_plans
 from mftcoder.training.run import check_length, make_schedule
 
 
@@ -31,13 +34,16 @@ class Check:
     finding: str
 
 
-def validate(config: Config, world_size: int = 1, verify: Verify = "quick") -> list[Check]:
+def validate(
+    config: Config, world_size: int = 1, verify: Verify = "quick", gpu_gib: float | None = None
+) -> list[Check]:
     """Run every check of ``CHECKS`` on ``config``, as it would run on ``world_size`` ranks. Writes nothing.
 
-    With ``verify`` "full" the shards are read whole.
+    With ``verify`` "full" the shards are read whole. With ``gpu_gib``, the memory of a GPU in GiB, a run that would not
+    fit into it is a problem.
     """
-    checks = []
-    for name, check in (CHECKS | {"contents": _contents} if verify == "full" else CHECKS).items():
+    checks, more = [], {"contents": _contents} if verify == "full" else {}
+    for name, check in (CHECKS | more | {"memory": partial(_memory, gpu_gib=gpu_gib)}).items():
         try:
             checks.append(Check(name, True, check(config, world_size)))
         except MftcoderError as error:
@@ -112,6 +118,24 @@ def _shards(config: Config, world_size: int) -> str:
 def _contents(config: Config, world_size: int) -> str:
     files = Shards.open(shards_path(config), "full").manifest.files
     return f"{len(files):,} files of {sum(file.size for file in files):,} bytes are as they were written"
+
+
+def _memory(config: Config, world_size: int, *, gpu_gib: float | None) -> str:
+    """What a step takes on each GPU; MftcoderError with what would help if that is more than ``gpu_gib``."""
+    try:
+        planned = plan(config, world_size)
+    except UnforeseeableError as error:
+        return f"cannot be foretold for this model: {error}"
+    found = f"{planned.trainable:,} of {planned.parameters:,} parameters are trained\n{planned.describe()}"
+    if gpu_gib is None or planned.total <= gpu_gib * GIB:
+        return found
+    remedies = [
+        f"{change}: {smaller.total / GIB:,.1f} GiB"
+        for change, smaller in smaller_plans(config, world_size)
+        if smaller.total <= gpu_gib * GIB
+    ]
+    advice = "\n".join(["What would make it fit:", *remedies]) if remedies else "No single change makes it fit."
+    raise MftcoderError(f"{found}\nIt does not fit into {gpu_gib:g} GiB. {advice}")
 
 
 CHECKS: dict[str, Callable[[Config, int], str]] = {

@@ -1,0 +1,148 @@
+"""The plan of a step's memory is what the step takes, and it says what would make a run fit."""
+
+import contextlib
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mftcoder.config.deepspeed import resolve, zero_stage
+from mftcoder.config.load import parse
+from mftcoder.config.schema import Config
+from mftcoder.models.adapter import make_batch
+from mftcoder.models.load import load_token_nll
+from mftcoder.models.tensor_bytes import TensorBytes
+from mftcoder.training.memory import GIB, plan, smaller_plans
+
+ROWS, LENGTH, VOCABULARY = 2, 64, 1000
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    """A model of 1.2M parameters."""
+    folder = tmp_path_factory.mktemp("base")
+    shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **shape)).save_pretrained(folder)
+    return str(folder)
+
+
+def config(base: str, stage: int, dtype: str, kind: str, checkpointing: bool, accumulation: int) -> Config:
+    model: dict = {"path": base, "dtype": dtype}
+    if kind != "full":
+        model["lora"] = {"rank": 8, "dropout": 0.0}
+    if kind == "qlora":
+        model["quantization"] = {"type": "nf4"}
+    auto = ("reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold")
+    return parse(
+        {
+            "output_dir": "unused",
+            "model": model,
+            "data": {"sequence_length": LENGTH, "tasks": [{"name": "task", "path": "unused"}]},
+            "training": {
+                "per_device_train_batch_size": ROWS,
+                "gradient_accumulation_steps": accumulation,
+                "activation_checkpointing": checkpointing,
+            },
+            "deepspeed": {"zero_optimization": {"stage": stage} | dict.fromkeys(auto, "auto")},
+        }
+    )
+
+
+def counted(config: Config) -> int:
+    """The most bytes of tensors in the second of two real steps on this rank."""
+    from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading, process_group
+
+    with process_group() as group, TensorBytes() as counter:
+        settings = resolve(config, world_size=group.size, hidden_size=128)
+        with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
+            model = load_token_nll(config.model, config.training, seed=0)
+        engine = DeepSpeedEngine(model, config.training, settings, group)
+        del model
+        engine.train(True)
+        micro_batches = config.training.gradient_accumulation_steps
+        for _ in range(2):
+            gc.collect()
+            counter.restart()
+            for number in range(micro_batches):
+                ids = torch.randint(0, VOCABULARY, (ROWS, LENGTH))
+                batch = make_batch(ids, torch.arange(LENGTH // 2).repeat(ROWS, 2))
+                _, loss, routers = engine(batch, torch.full((len(batch.targets),), 1e-4))
+                engine.backward(loss + routers, last=number == micro_batches - 1)
+                del loss, routers
+            engine.step(1e-4)
+        return counter.peak
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    "mode",
+    [
+        (0, "float32", "full", False, 1),
+        (2, "bfloat16", "full", True, 1),
+        (2, "bfloat16", "lora", False, 2),
+        (3, "bfloat16", "full", False, 2),
+        (3, "bfloat16", "qlora", True, 1),
+    ],
+    ids=lambda mode: ":".join(map(str, mode)),
+)
+def test_the_plan_is_what_a_step_takes(base, mode, one_process_group):
+    settings = config(base, *mode)
+    assert plan(settings, 1).total == pytest.approx(counted(settings), rel=0.1)
+
+
+LLAMA_70B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 4096,
+}
+
+
+@pytest.fixture
+def llama_70b(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_70B))
+    return str(tmp_path)
+
+
+@pytest.mark.long
+def test_70b_fits_on_one_gpu_of_80_gib_by_qlora(llama_70b):
+    one_row = config(llama_70b, 0, "bfloat16", "qlora", True, 16)
+    one_row = one_row.model_copy(
+        update={
+            "data": one_row.data.model_copy(update={"sequence_length": 4096}),
+            "training": one_row.training.model_copy(update={"per_device_train_batch_size": 1}),
+        }
+    )
+    planned = plan(one_row, 1)
+    assert planned.parameters - planned.trainable == 68_976_648_192  # of the published checkpoint
+    # 4.127 bits for each weight of a linear layer, 2 bytes for embedding, head and gains.
+    packed = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert planned.parts["weights"] == pytest.approx(packed * 4.127 / 8 + 2 * (68_976_648_192 - packed), rel=0.01)
+    assert planned.total < 80 * GIB
+
+
+def test_what_would_make_it_fit(base):
+    large = config(base, 0, "float32", "full", False, 1)
+    large = large.model_copy(update={"data": large.data.model_copy(update={"sequence_length": 1024})})
+    remedies = dict(smaller_plans(large, world_size=4))
+    assert set(remedies) == {
+        "training.activation_checkpointing = true",
+        "training.per_device_train_batch_size = 1 and gradient_accumulation_steps = 2",
+        "ZeRO stage 2",
+        "ZeRO stage 3",
+        "model.lora",
+        "model.lora and model.quantization",
+    }
+    before = plan(large, 4)
+    assert remedies["training.activation_checkpointing = true"].parts["activations"] < before.parts["activations"]
+    assert remedies["ZeRO stage 2"].parts["optimizer"] == pytest.approx(before.parts["optimizer"] * 1.5 / 4, rel=0.01)
+    assert remedies["ZeRO stage 3"].parts["weights"] == pytest.approx(before.parts["weights"] / 4, rel=0.01)
+    assert remedies["model.lora"].parts["optimizer"] < 0.5 * before.parts["optimizer"]
