@@ -15,6 +15,7 @@ the format "messages". Times are those of the processor, which other programs on
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.mixture import Mixture
 from mftcoder.data.packing import best_fit_decreasing
-from mftcoder.data.prepare import prepare
+from mftcoder.data.prepare import prepare, samples_path, shards_path
 from mftcoder.data.records import read_records
 from mftcoder.data.shards import Shards
 
@@ -91,9 +92,9 @@ def speed(config: Config, num_rounds: int, num_workers: int) -> None:
     num_tokens = sum(len(encoding.ids) for encoding in encoded(tokenizer, texts))
     for _ in range(num_rounds):
         bare.append(processor_seconds(lambda: sum(1 for _ in encoded(tokenizer, texts))))
-        ours.append(
-            processor_seconds(lambda: prepare(config, tell=lambda _: None, overwrite=True, num_workers=num_workers))
-        )
+        for made in (shards_path(config), samples_path(config)):
+            shutil.rmtree(made, ignore_errors=True)
+        ours.append(processor_seconds(lambda: prepare(config, tell=lambda _: None, num_workers=num_workers)))
     ratios = sorted(b / o for b, o in zip(bare, ours, strict=True))
     CONSOLE.print(
         f"{len(texts):,} samples, {num_tokens:,} tokens; encode_batch {statistics.median(bare):.2f} s, tokenize + pack "

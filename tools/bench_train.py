@@ -99,7 +99,7 @@ def enter(work: peers.Work, folder: Path, arguments: argparse.Namespace) -> list
 def take_turn(contestant: Contestant, work: peers.Work) -> None:
     """Start the program anew, with nothing cached, and train."""
     program, folder = contestant.program, contestant.program.config.parent
-    for left in ("run", "shards", "cache"):
+    for left in ("run", "shards", "shards.samples", "cache"):
         shutil.rmtree(folder / left, ignore_errors=True)
     gpu = work.device == "cuda"
     seen = watch(program.command, program.environment, note=lambda line: bool(program.step_line.match(line)), gpu=gpu)
