@@ -55,6 +55,8 @@ def main() -> None:
             "--steps", type=int, default=default_steps, metavar="N", help=f"default: {default_steps}"
         )
         subparser.add_argument("--length", type=int, default=512, metavar="N", help="tokens in a row (default: 512)")
+        if command is ranks:
+            subparser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3], help="default: all")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         arguments.command(arguments, Path(folder))
@@ -188,7 +190,7 @@ def ranks(arguments: argparse.Namespace, folder: Path) -> None:
     program = peers.ours(work, folder)
     prepare(load(program.config), tell=lambda _: None)
     table = Table("ZeRO", "1 rank, s/step", "2 ranks, s/step", "share", "by the clock: 1 rank", "2 ranks", "share")
-    for stage in range(4):
+    for stage in arguments.stages:
         one, two = (seconds_per_step(program, folder, stage, size) for size in (1, 2))
         cells = [cell for a, b in zip(one, two, strict=True) for cell in (f"{a:.3f}", f"{b:.3f}", f"{1 - a / b:.1%}")]
         table.add_row(str(stage), *cells)

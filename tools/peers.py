@@ -89,7 +89,8 @@ def trl(python: Path, work: Work, folder: Path) -> Program:
     config = {
         **_shared(work, folder),
         **lora,
-        "dtype": "float32" if work.device == "cpu" or not work.bf16 else "bfloat16",
+        **({"attn_implementation": "flash_attention_2"} if work.device == "cuda" else {}),
+        "dtype": "bfloat16" if work.bf16 and work.lora_rank else "float32",  # float32 for what is trained, as here
         "max_length": work.sequence_length,
         "packing": True,
         "packing_strategy": "bfd",

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -26,11 +27,8 @@ class Watched:
     """What a command did."""
 
     lines: list[Line] = field(default_factory=list)
-    exit_code: int = 0
-    wall_seconds: float = 0.0
-    processor_seconds: float = 0.0
     peak_mib: float = 0.0  # resident memory of the largest process of the tree
-    peak_gpu_mib: float = 0.0  # what the tree's processes held of all GPUs together
+    peak_gpu_mib: float = 0.0  # in use on all GPUs, beyond what was before
 
 
 def watch(
@@ -44,7 +42,7 @@ def watch(
 
     ``environment`` is added to this process's. RuntimeError with the last lines if the command fails.
     """
-    seen, last = Watched(), ""
+    seen, last, gpu_before = Watched(), "", _gpu_mib() if gpu else None
     start = time.perf_counter()
     with subprocess.Popen(
         command,
@@ -55,7 +53,7 @@ def watch(
         errors="replace",
     ) as process:
         ended = threading.Event()
-        looker = threading.Thread(target=_look_until, args=(ended, process.pid, seen, gpu), daemon=True)
+        looker = threading.Thread(target=_look_until, args=(ended, process.pid, seen, gpu_before), daemon=True)
         looker.start()
         assert process.stdout is not None
         for text in process.stdout:
@@ -63,27 +61,28 @@ def watch(
             if note(text):
                 seconds = time.perf_counter() - start
                 seen.lines.append(Line(text.strip(), seconds, processor_seconds(process.pid)))
-        seen.exit_code = process.wait()
+        exit_code = process.wait()
         ended.set()
         looker.join()
-    seen.wall_seconds = time.perf_counter() - start
-    if seen.exit_code:
-        raise RuntimeError(f"{' '.join(command)}\nended with {seen.exit_code}:\n{last}")
+    if exit_code:
+        raise RuntimeError(f"{' '.join(command)}\nended with {exit_code}:\n{last}")
     return seen
 
 
 def processor_seconds(pid: int) -> float:
     """Of a process and its children, those that have ended included."""
-    return sum(sum(process.cpu_times()[:4]) for process in _tree(pid))
+    seconds = 0.0
+    for process in _tree(pid):
+        with suppress(psutil.NoSuchProcess):  # it may have ended since
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
 
 
-def _look_until(ended: threading.Event, pid: int, seen: Watched, gpu: bool) -> None:
+def _look_until(ended: threading.Event, pid: int, seen: Watched, gpu_before: float | None) -> None:
     while not ended.wait(SECONDS_BETWEEN_LOOKS):
-        tree = _tree(pid)
-        seen.processor_seconds = max(seen.processor_seconds, processor_seconds(pid))
-        seen.peak_mib = max([seen.peak_mib, *(_peak_mib(process.pid) for process in tree)])
-        if gpu:
-            seen.peak_gpu_mib = max(seen.peak_gpu_mib, _gpu_mib({process.pid for process in tree}))
+        seen.peak_mib = max([seen.peak_mib, *(_peak_mib(process.pid) for process in _tree(pid))])
+        if gpu_before is not None:
+            seen.peak_gpu_mib = max(seen.peak_gpu_mib, _gpu_mib() - gpu_before)
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -103,8 +102,7 @@ def _peak_mib(pid: int) -> float:
         return 0.0
 
 
-def _gpu_mib(pids: set[int]) -> float:
-    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    output = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    rows = [line.split(",") for line in output.splitlines() if line.strip()]
-    return sum(float(used) for pid, used in rows if int(pid) in pids)
+def _gpu_mib() -> float:
+    """In use on all GPUs; a process's own share cannot be asked for from inside a container."""
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return sum(map(float, subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()))
