@@ -69,7 +69,8 @@ def tokenize(arguments: Namespace) -> int:
     """Task files into packed shards, or a share of them into encoded samples."""
     config = _config(arguments)
     from mftcoder.data.mixture import epoch_note, make_mixture
-    from mftcoder.data.prepare import prepare, prepare_share, table
+    from mftcoder.data.prepare import prepare, prepare_share
+    from mftcoder.data.summary import table
 
     if arguments.part:
         share = prepare_share(config, *arguments.part, tell=_tell, num_workers=arguments.workers)

@@ -10,7 +10,7 @@ from mftcoder.config.deepspeed import zero_stage
 from mftcoder.config.schema import PROBE_EVERY_STEPS
 from mftcoder.data.manifest import Manifest
 from mftcoder.data.mixture import epoch_note
-from mftcoder.data.prepare import notes as notes_of
+from mftcoder.data.summary import notes as notes_of
 from mftcoder.models.quantization import num_quantized
 from mftcoder.training.checkpoint import write_json
 from mftcoder.training.state import Run

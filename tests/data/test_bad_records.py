@@ -9,8 +9,9 @@ import pytest
 
 import mftcoder.data.parts as parts_module
 from mftcoder.config.schema import Config
-from mftcoder.data.prepare import notes, prepare, shards_path
+from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
+from mftcoder.data.summary import notes
 from mftcoder.errors import MftcoderError
 from mftcoder.training.validate import validate
 

@@ -8,8 +8,9 @@ import pytest
 
 from mftcoder.config.schema import Config
 from mftcoder.data.manifest import Manifest
-from mftcoder.data.prepare import prepare, prepare_share, samples_path, shards_path, table
+from mftcoder.data.prepare import prepare, prepare_share, samples_path, shards_path
 from mftcoder.data.shards import Shards
+from mftcoder.data.summary import table
 from mftcoder.errors import MftcoderError
 
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()  # noqa: SIM905

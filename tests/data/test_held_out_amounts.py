@@ -9,8 +9,9 @@ import pytest
 
 from mftcoder.config.schema import Config, HubDataset
 from mftcoder.data.manifest import Manifest, changed_sources
-from mftcoder.data.prepare import notes, prepare, shards_path, table
+from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
+from mftcoder.data.summary import notes, table
 from mftcoder.errors import MftcoderError
 
 LEAK = "training samples are held out too: the same record or group, in this or another task"

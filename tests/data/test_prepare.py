@@ -13,8 +13,9 @@ from rich.console import Console
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.manifest import Manifest, check_matches
-from mftcoder.data.prepare import prepare, shards_path, table
+from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
+from mftcoder.data.summary import table
 from mftcoder.errors import MftcoderError
 
 SPLITS = ("train", "probe", "validation")
