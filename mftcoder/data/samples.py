@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.parts import EncodedPart, PartCounts
 
-_TOKENS_BETWEEN_RELEASES = 2**21
+_READS_BETWEEN_RELEASES = 256  # each maps up to 64 KiB of the file and as much again for the mask
 
 
 class TaskSamples(Sequence[Encoded]):
@@ -36,12 +36,13 @@ class TaskSamples(Sequence[Encoded]):
             for batch in pa.ipc.open_stream(pa.py_buffer(mapped)):
                 self._batches.append(_Batch.of(batch, part.source.path))
                 numbers.append(_numbers(batch, first_record, part.held_out))
+            mapped.madvise(mmap.MADV_DONTNEED)  # else all that was ever read would count as this process's memory
             first_record += count.records
         columns = [np.concatenate(arrays) for arrays in zip(*numbers, strict=True)]
         self.lengths, self.records, self.groups, self.named, self.held_out = columns
         self._kept = np.arange(len(self.lengths))
         self._batch_starts = np.cumsum([0, *(len(batch.places) for batch in self._batches)])
-        self._tokens_read = 0
+        self._reads = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -54,13 +55,11 @@ class TaskSamples(Sequence[Encoded]):
 
     def __getitem__(self, index: int) -> Encoded:  # type: ignore[override]
         batch, place = self._find(index)
-        sample = batch.sample(place)
-        self._tokens_read += len(sample.input_ids)
-        if self._tokens_read > _TOKENS_BETWEEN_RELEASES:
-            self._tokens_read = 0
-            for mapped in self._maps:  # else all that was ever read would count as this process's memory
+        self._reads += 1
+        if self._reads % _READS_BETWEEN_RELEASES == 0:
+            for mapped in self._maps:
                 mapped.madvise(mmap.MADV_DONTNEED)
-        return sample
+        return batch.sample(place)
 
     def place(self, index: int) -> str:
         """Where the record of a sample stands, as in errors: ``tasks/a.jsonl:418``."""
