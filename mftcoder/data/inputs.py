@@ -92,6 +92,13 @@ class SourceFile(FileEntry):
                 return entry
             return cls(path=str(file), size=found.st_size, blake2b=file_hash(file), modified_ns=modified)
 
+    def is_still(self, file: Path) -> bool:
+        """Whether ``file`` has these contents; reads it only if its time differs and its size does not."""
+        found = file.stat()
+        return found.st_size == self.size and (
+            is_remote(file) or found.st_mtime_ns == self.modified_ns or file_hash(file) == self.blake2b
+        )
+
 
 _READING = {"where", "supervise", "control_tokens", "fim"}  # keys of a task that decide what its records become
 

@@ -16,12 +16,10 @@ from mftcoder.data.inputs import (
     TokenizerIdentity,
     describe,
     differences,
-    file_hash,
     json_hash,
     labelled,
     tokenizer_differences,
 )
-from mftcoder.data.location import is_remote
 from mftcoder.data.sources import held_out_files, source_files
 from mftcoder.errors import MftcoderError
 
@@ -152,11 +150,7 @@ def changed_sources(manifest: Manifest, config: Config) -> list[str]:
 
 
 def _unchanged(made: list[SourceFile], now: list[Path]) -> bool:
-    return len(made) == len(now) and all(
-        file.stat().st_size == entry.size
-        and (is_remote(file) or file.stat().st_mtime_ns == entry.modified_ns or file_hash(file) == entry.blake2b)
-        for entry, file in zip(made, now, strict=True)
-    )
+    return len(made) == len(now) and all(entry.is_still(file) for entry, file in zip(made, now, strict=True))
 
 
 def _counted(sizes: list[int]) -> str:

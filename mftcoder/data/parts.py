@@ -27,11 +27,12 @@ from mftcoder.config.schema import Config, Section, Task
 from mftcoder.data.bad_records import BadRecord, as_lines
 from mftcoder.data.encoding import EncodedRecords, Encoder, Record
 from mftcoder.data.inputs import Inputs, Settings, SourceFile, TaskSource, file_hash, json_hash
-from mftcoder.data.location import located
+from mftcoder.data.location import failures, located
 from mftcoder.data.reading import Part, Refuse, parts
 from mftcoder.data.shards import synced
+from mftcoder.errors import MftcoderError
 
-ENCODING_VERSION = 2  # to be raised by whoever changes what samples records become
+ENCODING_VERSION = 3  # to be raised by whoever changes what samples records become
 BYTES_PER_PART = 16 * 2**20  # of a source file: seconds of work, so that a killed run loses little
 _COUNTS = ".json"
 _SECONDS_UNTIL_ABANDONED = 3600  # since something was last written
@@ -43,6 +44,7 @@ class EncodedPart(NamedTuple):
     task: Task
     format: str
     source: Part
+    contents: SourceFile  # of the source file, by which ``file`` is named
     file: Path
     held_out: bool  # its records are for validation
 
@@ -72,6 +74,7 @@ def named_parts(config: Config, inputs: Inputs, folder: Path, made_with: list[An
                 task,
                 source.format,
                 part,
+                file,
                 folder / f"{_name(made_with, inputs.settings, source, file, part)}.arrow",
                 held_out=file in source.held_out_files,
             )
@@ -112,7 +115,8 @@ def write_part(
 ) -> PartCounts:
     """Write what was made of ``part``. Whatever happens, the part is there whole or not at all.
 
-    ``bad`` gives the records that were passed over, and is asked at the end.
+    ``bad`` gives the records that were passed over, and is asked at the end. Raises MftcoderError if the source file
+    has changed meanwhile.
     """
     num_records = 0
     dropped: Counter[str] = Counter()
@@ -134,12 +138,21 @@ def write_part(
             size=aside.stat().st_size,
             blake2b=file_hash(aside),
         )
+        _refuse_changed(part)
         aside.replace(part.file)
         aside.write_text(written.model_dump_json())
         aside.replace(part.file.with_suffix(_COUNTS))
     finally:
         aside.unlink(missing_ok=True)
     return written
+
+
+def _refuse_changed(part: EncodedPart) -> None:
+    with failures(part.source.path, f"{part.source.path}: cannot be read"):
+        if not part.contents.is_still(part.source.path):
+            raise MftcoderError(
+                f"{part.source.path}: has changed while it was tokenized. Tokenize again when nothing writes to it."
+            )
 
 
 def read_counts(part: EncodedPart) -> PartCounts | None:

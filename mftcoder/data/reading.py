@@ -263,7 +263,14 @@ def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     batch.validate(full=True)  # what is damaged would else end the process
-    return batch.to_pylist()
+    return [_without_nulls(row) for row in batch.to_pylist()]
+
+
+def _without_nulls(value: Any) -> Any:
+    """A table gives each object in a column the keys of all of them: null stands for a key that the record lacks."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    return [_without_nulls(child) for child in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -163,6 +163,24 @@ def test_a_file_that_changed_in_nothing_but_its_length_is_not_needed_to_be_found
     assert [line.split()[0] for line in changed_sources(manifest, config)] == ['"a"']
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_file_that_changes_while_it_is_tokenized_is_refused_and_spoils_nothing(
+    make_config: MakeConfig, tmp_path: Path, num_workers: int
+) -> None:
+    config = make_config(TASKS)
+    original = (tmp_path / "b.jsonl").read_text()
+
+    def change(message: str) -> None:
+        if message.startswith('task "b"'):  # what the files hold is known by then, but not yet tokenized
+            (tmp_path / "b.jsonl").write_text(original.replace("add1", "sub1"))
+
+    with pytest.raises(MftcoderError, match=r"b\.jsonl: has changed while it was tokenized"):
+        prepare(config, tell=change, num_workers=num_workers)
+    assert not shards_path(config).exists()
+    (tmp_path / "b.jsonl").write_text(original)
+    assert prepare(config, tell=quiet).fingerprint == undisturbed(make_config)
+
+
 def in_a_child(action: Callable[[], None]) -> int:
     """What a forked process that runs ``action`` ends with; forked, as all is imported here already."""
     child = os.fork()

@@ -185,6 +185,23 @@ def test_bad_records_are_passed_over_if_they_may_be(tmp_path: Path) -> None:
     assert [error.split(": ")[0] for error in refused] == [f"{tmp_path}/a.jsonl:{n}" for n in (2, 3, 4, 5, 6, 8)]
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_keys_that_only_other_records_of_a_table_have_are_missing(suffix: str, tmp_path: Path) -> None:
+    calls = [
+        {"name": "f", "arguments": {"city": "Rome"}},
+        {"name": "g", "arguments": {"n": 3, "of": [{"x": 1}, {"y": 2}]}},
+    ]
+    records = [{"messages": [{"role": "user", "content": "?"}, {"role": "tool", "call": call}]} for call in calls]
+    table, file = pa.Table.from_pylist(records), tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(table, file)
+    else:
+        with pa.ipc.new_stream(str(file), table.schema) as writer:
+            writer.write_table(table)
+    assert "None" in str(table.to_pylist())
+    assert [record for _, record in read_file(file)] == records
+
+
 def seed_contents() -> dict[str, bytes]:
     """A good file of every kind."""
     sink = pa.BufferOutputStream()
