@@ -1,6 +1,6 @@
 """Run by the launcher in test_parity.py: the same 20 steps under many engines and cuts; losses and gradients to a file.
 
-torchrun … parity_worker.py OUT CASE [CASE …]    CASE: stage:micro_rows:accumulation[:lora|:poisoned|:bfloat16|:…]
+torchrun … parity_worker.py OUT CASE [CASE …]   CASE: stage:micro_rows:accumulation[:lora|:poisoned|:bfloat16|:fused|:…]
 
 The name of a reduction may stand at the end; otherwise it is ``sample``.
 """
@@ -36,7 +36,14 @@ ROWS = [
 ]
 
 
-def config(stage: int, micro: int, accumulation: int, dtype: str = "float32", reduction: str = "sample") -> Config:
+def config(
+    stage: int,
+    micro: int,
+    accumulation: int,
+    dtype: str = "float32",
+    reduction: str = "sample",
+    optim: str = "adamw_torch",
+) -> Config:
     zero = {"stage": stage}
     if stage == 3:
         zero |= {"stage3_param_persistence_threshold": 0}
@@ -52,6 +59,7 @@ def config(stage: int, micro: int, accumulation: int, dtype: str = "float32", re
             "training": {
                 "per_device_train_batch_size": micro,
                 "gradient_accumulation_steps": accumulation,
+                "optim": optim,
                 "weight_decay": 0.1,
                 "max_grad_norm": 0.5,
                 "learning_rate": 3e-4,
@@ -137,7 +145,8 @@ def main(out: str, cases: list[str]) -> None:
             stage, micro, accumulation, *rest = case.split(":")
             dtype = "bfloat16" if "bfloat16" in rest else "float32"
             reduction = next((name for name in REDUCTIONS if name in rest), "sample")
-            settings = config(int(stage), int(micro), int(accumulation), dtype, reduction)
+            optim = "adamw_torch_fused" if "fused" in rest else "adamw_torch"
+            settings = config(int(stage), int(micro), int(accumulation), dtype, reduction, optim)
             resolved = resolve(settings, world_size=group.size, hidden_size=32)
             engine = DeepSpeedEngine(
                 model("lora" in rest).to(getattr(torch, dtype)), settings.training, resolved, group

@@ -22,7 +22,7 @@ CASES = {  # ranks -> stage:micro_rows:accumulation
     + ["2:8:1:lora", "3:1:8:lora", "0:8:1:poisoned", "0:8:1:bfloat16"]
     + [f"{stage}:4:2:{reduction}" for stage in (0, 3) for reduction in OTHER_REDUCTIONS],
     2: [f"{stage}:{cut}" for stage in STAGES for cut in ("4:1", "1:4")]
-    + ["0:4:1:lora", "3:1:4:lora"]
+    + ["0:4:1:lora", "3:1:4:lora", "0:1:4:fused", "2:1:4:fused", "3:1:4:fused"]
     + [f"{stage}:1:4:{kind}" for stage in STAGES for kind in ("poisoned", "bfloat16")]
     + [f"{stage}:1:4:{reduction}" for stage in (0, 2, 3) for reduction in OTHER_REDUCTIONS]
     + ["3:1:4:poisoned:focal_task", "3:1:4:lora:focal_sample"],
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.engine
 
 
 @cache
-def local_run(*, lora: bool, reduction: str) -> dict:
+def local_run(*, lora: bool, reduction: str, optim: str = "adamw_torch") -> dict:
     """The whole step in one micro-batch, in plain torch."""
-    settings = config(0, 8, 1, reduction=reduction)
+    settings = config(0, 8, 1, reduction=reduction, optim=optim)
     engine = LocalEngine(model(lora), settings.training)
 
     def read_gradient(trained: torch.nn.Module) -> torch.Tensor:
@@ -60,16 +60,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
 def test_losses_and_gradients_equal_those_of_plain_torch(found, ranks, case):
     kinds = case.split(":")[3:]
     reduction = next((name for name in OTHER_REDUCTIONS if name in kinds), "sample")
-    expected, ours = local_run(lora="lora" in kinds, reduction=reduction), found[ranks][case]
+    optim = "adamw_torch_fused" if "fused" in kinds else "adamw_torch"
+    expected, ours = local_run(lora="lora" in kinds, reduction=reduction, optim=optim), found[ranks][case]
     assert len(ours["losses"]) == STEPS
     if case.endswith("bfloat16"):  # 8 bits of mantissa
         torch.testing.assert_close(ours["losses"], expected["losses"], rtol=0.01, atol=0)
         return
     torch.testing.assert_close(ours["losses"], expected["losses"], rtol=1e-6, atol=0)
     torch.testing.assert_close(ours["norms"], expected["norms"], rtol=1e-5, atol=0)
-    for gradient, reference in zip(ours["gradients"], expected["gradients"], strict=True):
-        # The fused AdamW rounds by where a number stands, and ZeRO puts parameters end to end.
-        assert (gradient - reference).norm() / reference.norm() <= 3e-6
+    # At equal weights; later ones have drifted by what Adam makes of the rounding of gradients near 0.
+    for gradient, reference, limit in zip(ours["gradients"], expected["gradients"], (1e-6, 3e-6), strict=True):
+        assert (gradient - reference).norm() / reference.norm() <= limit
 
 
 def test_the_oracle_learns_and_clips():
