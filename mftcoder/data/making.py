@@ -31,7 +31,8 @@ Tell = Callable[[str], None]
 def look_ahead(wanted: Iterable[EncodedPart], encoder: Encoder, max_bad: int) -> None:
     """Try the first records of each task, so that what is wrong with all of them is told before hours of work.
 
-    Raises MftcoderError that names several bad records of each task that has more than ``max_bad``.
+    Raises MftcoderError that names several bad records of each task that has more than ``max_bad``, or what would keep
+    all records from being encoded.
     """
     problems = []
     for part in {part.task.name: part for part in reversed(list(wanted))}.values():
@@ -45,6 +46,8 @@ def first_problems(source: Part, task: Task, format: str, encoder: Encoder, max_
     problems: list[str] = []
 
     def note(error: MftcoderError) -> None:
+        if not str(error).startswith(str(source.path)):  # about no record: any other would give it again
+            raise error
         problems.append(str(error))
         if len(problems) > max_bad + SHOWN:
             raise TooManyBadError([])

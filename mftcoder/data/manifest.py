@@ -94,7 +94,7 @@ class Manifest(Section):
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """The manifest of the shards in ``folder``; MftcoderError if it is missing, damaged or of another version."""
-        file = folder / MANIFEST
+        file, remedy = folder / MANIFEST, "Tokenize again with --overwrite."
         if folder.is_file():
             raise MftcoderError(f"{folder}: is a file; shards are a folder. Name the folder that tokenize made.")
         if not file.is_file():
@@ -103,12 +103,12 @@ class Manifest(Section):
             raw = json.loads(file.read_bytes())
             if raw["format_version"] != FORMAT_VERSION:
                 found = raw["format_version"]
-                raise MftcoderError(f"{file}: format_version must be {FORMAT_VERSION}; found {found}. Tokenize again.")
+                raise MftcoderError(f"{file}: format_version must be {FORMAT_VERSION}; found {found}. {remedy}")
             manifest = cls.model_validate_json(file.read_bytes())
         except (ValueError, KeyError, TypeError) as error:
-            raise MftcoderError(f"{file}: is damaged: {error}. Tokenize again.") from error
+            raise MftcoderError(f"{file}: is damaged: {error}. {remedy}") from error
         if manifest.fingerprint != _fingerprint(manifest.inputs, manifest.tasks):
-            raise MftcoderError(f"{file}: is damaged: its fingerprint does not fit its contents. Tokenize again.")
+            raise MftcoderError(f"{file}: is damaged: its fingerprint does not fit its contents. {remedy}")
         return manifest
 
 

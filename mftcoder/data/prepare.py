@@ -81,7 +81,7 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         parts = list(chain.from_iterable(by_task))
         counts = _encode(config, inputs, parts, Encoder.of(config, tokenizer), num_workers, tell)
         for some in by_task:
-            _refuse_no_record(some[0].task, [counts[part.file] for part in some])
+            _refuse_no_record(some[0].task, [counts[part.file] for part in some if not part.held_out])
         sketches, filtering = _sketch(config, inputs, by_task, num_workers, tell)
         plans = plan_all(by_task, counts, inputs.settings, filtering)
         aside = _empty_folder_beside(folder, "partial")
@@ -93,6 +93,7 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         manifest = Manifest.of(inputs, tasks)
         write_manifest(aside, manifest)
         _put_in_place(aside, folder)
+        listed_beside(config).unlink(missing_ok=True)
         _tidy(config, parts + sketches, tell)
         return manifest
 

@@ -213,7 +213,10 @@ def record_format(task: Task) -> str:
         raise (bad[0] if bad else error) from None
     detected = _detect(record)
     if detected is None:
-        raise MftcoderError(f"{where}: fits none of the record formats {known}; found keys {_shown(list(record))}.")
+        raise MftcoderError(
+            f"{where}: fits none of the record formats {known}; found keys {_shown(list(record))}. "
+            "Mend it, or name the format of the others in the task."
+        )
     return detected
 
 

@@ -37,8 +37,20 @@ def named_files(path: str | list[str], where: str) -> list[Path]:
 
 
 def held_out_files(task: Task) -> list[Path]:
-    """The files whose records are held out of a task; none where a part of its own records is."""
-    return source_files(task.held_out_source) if task.held_out_source else []
+    """The files whose records are held out of a task; none where a part of its own records is.
+
+    Raises MftcoderError if one of them is to be trained on too.
+    """
+    if not task.held_out_source:
+        return []
+    files = source_files(task.held_out_source)
+    trained = {_real(file) for file in source_files(task)}
+    if both := next((file for file in files if _real(file) in trained), None):
+        raise MftcoderError(
+            f'data.tasks "{task.name}": {both} is both for training and for validation. Name it for one of them, or '
+            "leave validation out: a part of the records is held out then."
+        )
+    return files
 
 
 def _expand(entry: str, where: str) -> dict[Path, Path]:
@@ -65,8 +77,13 @@ def _expand(entry: str, where: str) -> dict[Path, Path]:
             raise MftcoderError(f"{where}: {file} is of no known kind. Record files end with {', '.join(SUFFIXES)}.")
     files: dict[Path, Path] = {}
     for file in found:
-        files.setdefault(file if is_remote(file) else file.resolve(), file)
+        files.setdefault(_real(file), file)
     return files
+
+
+def _real(file: Path) -> Path:
+    """Where ``file`` lies, whatever links lead to it."""
+    return file if is_remote(file) else file.resolve()
 
 
 def _below(folder: Path) -> Iterator[Path]:

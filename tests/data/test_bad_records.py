@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import mftcoder.data.parts as parts_module
-from mftcoder.config.schema import Config
-from mftcoder.data.prepare import prepare, shards_path
+from mftcoder.config.schema import Config, Fim
+from mftcoder.data.prepare import listed_beside, prepare, shards_path
 from mftcoder.data.shards import Shards
 from mftcoder.data.summary import notes
 from mftcoder.errors import MftcoderError
@@ -116,7 +116,18 @@ def test_parts_that_were_made_count_again(mixed: Callable[..., Config]) -> None:
         prepare(mixed(4), tell=lambda _: None)
     with pytest.raises(MftcoderError, match="more than 3 bad"):
         prepare(mixed(3), tell=lambda _: None)
+    assert listed_beside(mixed(3)).exists()
     assert prepare(mixed(5), tell=lambda _: None).tasks[0].bad == 5
+    assert not listed_beside(mixed(5)).exists()
+
+
+def test_what_is_wrong_with_no_record_in_particular_is_told_once(make_config: Callable) -> None:
+    config = make_config({"t": [{"text": f"def f{n}(): pass"} for n in range(50)]}, max_bad_records=5)
+    task = config.data.tasks[0].model_copy(update={"fim": Fim()})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"tasks": [task]})})
+    with pytest.raises(MftcoderError) as caught:
+        prepare(config, tell=lambda _: None)
+    assert str(caught.value).count("lacks the tokens it needs") == 1
 
 
 def test_what_is_wrong_with_the_first_records_is_told_before_any_is_tokenized(

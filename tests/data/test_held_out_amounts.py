@@ -146,3 +146,21 @@ def test_training_files_that_give_nothing_are_no_task_whatever_is_held_out(make_
     config = with_task(config, "a", validation=write(tmp_path / "held.jsonl", records("held", 4)))
     with pytest.raises(MftcoderError, match="no supervised token is left to train on"):
         prepare(config, tell=lambda _: None)
+
+
+def test_files_for_training_and_for_validation_are_different_ones(make_config, tmp_path):
+    (tmp_path / "other.jsonl").symlink_to(tmp_path / "a.jsonl")
+    for held_out in ("a.jsonl", "other.jsonl"):
+        config = with_task(make_config({"a": records("a", 9)}), "a", validation=str(tmp_path / held_out))
+        with pytest.raises(
+            MftcoderError, match=f'data.tasks "a": .*{held_out} is both for training and for validation'
+        ):
+            prepare(config, tell=lambda _: None)
+
+
+def test_validation_files_alone_make_no_task(make_config, tmp_path):
+    held_out = write(tmp_path / "held.jsonl", records("held", 4, kind="x"))
+    config = make_config({"a": records("a", 9)})
+    config = with_task(config, "a", validation=held_out, where={"kind": "x"}, format="prompt_completion")
+    with pytest.raises(MftcoderError, match=r'data\.tasks "a": no record has \{"kind": "x"\}'):
+        prepare(config, tell=lambda _: None)
