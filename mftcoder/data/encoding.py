@@ -21,8 +21,8 @@ from mftcoder.data.records import Conversation, Text
 from mftcoder.errors import MftcoderError
 
 NOTHING_SUPERVISED = "no supervised token"
-_RECORDS_PER_CHUNK = 4096  # with 512 the tokenizer takes half as long again: memory that was freed is slow to reuse
-_CHARACTERS_PER_CHUNK = 4_000_000
+_RECORDS_PER_CHUNK = 16_384  # with 512 the tokenizer takes half as long again: memory that it freed is slow to reuse
+_CHARACTERS_PER_CHUNK = 4_000_000  # some 150 MB while they are tokenized
 
 Record = Conversation | Text
 
