@@ -3,7 +3,8 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,6 +17,39 @@ from mftcoder.errors import MftcoderError, ReportedByMain, RunError
 T = TypeVar("T")
 
 
+class Stopwatch:
+    """The seconds that sums over ranks took, with waiting for slower ranks.
+
+    On a GPU they are measured by events in its stream, which the host reads once it has waited for something later.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Measure what runs inside, on ``device``."""
+        if device.type == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            yield
+            end.record()
+            self._events.append((start, end))
+        else:
+            began = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - began
+
+    def take(self) -> float:
+        """The seconds since it was called last. On a GPU what is still under way is left for the next call."""
+        done = [pair for pair in self._events if pair[1].query()]
+        self._events = self._events[len(done) :]
+        seconds = self._seconds + sum(start.elapsed_time(end) for start, end in done) / 1000
+        self._seconds = 0.0
+        return seconds
+
+
 @dataclass(frozen=True)
 class Group:
     """The ranks of a run, seen from one of them."""
@@ -23,6 +57,7 @@ class Group:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    stopwatch: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of ``sum``
 
     @property
     def is_main(self) -> bool:
@@ -37,7 +72,8 @@ class Group:
         """
         values = values.to(self.device, copy=True)
         if self.size > 1:
-            dist.all_reduce(values)
+            with self.stopwatch.running(self.device):
+                dist.all_reduce(values)
         return values
 
     def gather(self, value: Any) -> list[Any]:

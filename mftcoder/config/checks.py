@@ -28,6 +28,7 @@ def contradictions(config: Config) -> list[str]:
         *_schedule(config),
         *_early_stopping(config),
         *_loss(config),
+        *_logging(config),
     ]
 
 
@@ -229,3 +230,9 @@ def _coba(coba: CoBa) -> Iterator[str]:
             f'loss.weighting.window_steps: with the preset "released" it must be at least warmup_steps, which is '
             f"{warmup}; found {window}."
         )
+
+
+def _logging(config: Config) -> Iterator[str]:
+    profile = config.logging.profile
+    if profile and profile.steps[0] > profile.steps[1]:
+        yield f"logging.profile.steps: must be the first and the last step; found {show(profile.steps)}."

@@ -21,6 +21,7 @@ def train_loop(run: Run) -> None:
         look_at_probe(run)
         validate(run)
     saved = run.step
+    run.profiling.follow(run.step)
     run.step_began = time.perf_counter()
     for batches in upcoming_steps(run):
         take_step(run, batches)
@@ -32,6 +33,7 @@ def train_loop(run: Run) -> None:
             saved = run.step
         if run.ended:
             break
+        run.profiling.follow(run.step)
         run.step_began = time.perf_counter()
     if saved < run.step:
         save(run)
@@ -55,6 +57,7 @@ def is_due(run: Run, strategy: str, every: int | None) -> bool:
 
 def take_step(run: Run, batches: list[Batch]) -> StepResult:
     """One optimizer step. Its randomness (dropout) is a function of seed, step and rank, so resuming needs no state."""
+    data_seconds, _ = time.perf_counter() - run.step_began, run.group.stopwatch.take()
     seed = int(np.random.SeedSequence((run.config.seed, run.step, run.group.rank)).generate_state(1, np.uint64)[0])
     torch.manual_seed(seed)
     rate = learning_rate(run.step, run.total_steps, run.config.training)
@@ -75,7 +78,15 @@ def take_step(run: Run, batches: list[Batch]) -> StepResult:
     run.rows_seen += result.rows
     seconds, last = time.perf_counter() - run.step_began, run.step == run.total_steps
     run.metrics.step(
-        result, step=run.step, epoch=run.epoch, passes=run.passes, learning_rate=rate, seconds=seconds, last=last
+        result,
+        step=run.step,
+        epoch=run.epoch,
+        passes=run.passes,
+        learning_rate=rate,
+        seconds=seconds,
+        data_seconds=data_seconds,
+        communication_seconds=run.group.stopwatch.take(),
+        last=last,
     )
     run.nonfinite = run.nonfinite + 1 if result.info.skipped else 0
     if result.info.skipped:

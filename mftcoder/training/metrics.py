@@ -1,26 +1,31 @@
-"""What a run writes down while it trains: metrics.jsonl always, TensorBoard events if asked, and a progress line."""
+"""What a run writes down while it trains: metrics.jsonl always, other trackers if asked, and a progress line."""
 
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from mftcoder.config.schema import Logging
+from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.weighting import Vector
 from mftcoder.tasks import TaskSet
+from mftcoder.training.flops import Hardware
 from mftcoder.training.step import StepResult
+from mftcoder.training.trackers import IDENTITY, Trackers
 
 FILE = "metrics.jsonl"
+Part = Literal["data", "communication", "probe", "validation", "save"]  # of the time; the first two lie within steps
 
 
 class Window:
@@ -29,13 +34,15 @@ class Window:
     def __init__(self, num_tasks: int) -> None:
         self.totals, self.units, self.weights = np.zeros((3, num_tasks))
         self.loss = self.router_loss = self.seconds = 0.0
-        self.steps = self.skipped = self.tokens = self.supervised_tokens = 0
+        self.steps = self.skipped = self.tokens = self.supervised_tokens = self.pairs = 0
+        self.parts: dict[str, float] = dict.fromkeys(get_args(Part), 0.0)  # seconds
 
     def add(self, result: StepResult, seconds: float) -> None:
         self.steps += 1
         self.seconds += seconds
         self.tokens += result.tokens
         self.supervised_tokens += result.supervised_tokens
+        self.pairs += result.pairs
         if result.info.skipped:
             self.skipped += 1
             return
@@ -44,6 +51,12 @@ class Window:
         self.weights += result.weights
         self.loss += result.loss
         self.router_loss += result.router_loss
+
+    @property
+    def overhead(self) -> float:
+        """The share of the time in which no step was computed: waiting for data, looking at losses, saving."""
+        beside = self.parts["probe"] + self.parts["validation"] + self.parts["save"]
+        return (self.parts["data"] + beside) / (self.seconds + beside)
 
     def state_dict(self) -> dict[str, Any]:
         return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
@@ -64,24 +77,34 @@ class Metrics:
     """Writes on rank 0; on other ranks every method returns at once."""
 
     def __init__(
-        self, output_dir: Path, tasks: TaskSet, logging: Logging, *, first_step: int, total_steps: int, enabled: bool
+        self,
+        config: Config,
+        tasks: TaskSet,
+        hardware: Hardware,
+        *,
+        first_step: int,
+        total_steps: int,
+        enabled: bool,
     ) -> None:
         self.window = Window(len(tasks))
-        self._tasks, self._total_steps, self._enabled = tasks, total_steps, enabled
-        self._every = logging.logging_steps
+        self._tasks, self._hardware, self._total_steps, self._enabled = tasks, hardware, total_steps, enabled
+        self._every = config.logging.logging_steps
         self._steps_here, self._start = 0, time.perf_counter()
         if not enabled:
             return
-        self._file = (output_dir / FILE).open("a", encoding="utf-8")
-        self._events = None
-        if "tensorboard" in logging.report_to:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step)
+        self._file = (Path(config.output_dir) / FILE).open("a", encoding="utf-8")
         self._console = _Console()
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
         if self._console.is_terminal:
             self._live.start()
+        self._trackers = Trackers(config, first_step, self.tell)
+
+    @contextmanager
+    def timing(self, part: Part) -> Iterator[None]:
+        """Count the time inside as ``part``; it stands in the next line that is written of steps."""
+        start = time.perf_counter()
+        yield
+        self.window.parts[part] += time.perf_counter() - start
 
     def tell(self, message: str) -> None:
         """A line for the user."""
@@ -98,11 +121,13 @@ class Metrics:
             line[name] = self._by_task(value) if isinstance(value, np.ndarray) and value.ndim else _plain(value)
         self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
         self._file.flush()
-        if self._events is not None:
-            for name, value in line.items():
-                for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
-                    if isinstance(number, int | float) and name != "step":
-                        self._events.add_scalar(f"{kind}/{name}/{suffix}".rstrip("/"), number, step)
+        numbers = {
+            f"{kind}/{name}/{suffix}".rstrip("/"): number
+            for name, value in line.items()
+            for suffix, number in (value.items() if isinstance(value, dict) else [("", value)])
+            if isinstance(number, int | float) and name != "step"
+        }
+        self._trackers.log(numbers, step)
 
     def step(
         self,
@@ -113,14 +138,19 @@ class Metrics:
         passes: Vector,
         learning_rate: float,
         seconds: float,
+        data_seconds: float,
+        communication_seconds: float,
         last: bool,
     ) -> None:
         """Note an optimizer step; every ``logging_steps`` and on the ``last`` one, write the window's line.
 
         ``passes`` [K] are how often each task's rows were seen so far. ``seconds`` are the step's own: with waiting for
-        its data, without validation and saving.
+        its data, without validation and saving; ``data_seconds`` of them it waited, ``communication_seconds`` the sums
+        over ranks took that are not the engine's.
         """
         self.window.add(result, seconds)
+        self.window.parts["data"] += data_seconds
+        self.window.parts["communication"] += communication_seconds
         self._steps_here += 1
         if not (step % self._every == 0 or last):
             return
@@ -143,6 +173,11 @@ class Metrics:
             grad_norm=result.info.grad_norm,
             seconds=window.seconds,
             tokens_per_second=rate,
+            supervised_tokens_per_second=window.supervised_tokens / window.seconds,
+            mfu=self._hardware.utilisation(window.tokens, window.supervised_tokens, window.pairs, window.seconds),
+            memory_gib=self._hardware.memory_gib(),
+            overhead=window.overhead,
+            **{f"{part}_seconds": spent for part, spent in window.parts.items()},
             skipped=window.skipped,
         )
         self._show(step, window.loss / taken, losses, window.weights / taken, rate)
@@ -152,20 +187,18 @@ class Metrics:
         if self._enabled:
             self._live.stop()
             self._file.close()
-            if self._events is not None:
-                self._events.close()
+            self._trackers.close()
 
     def _show(self, step: int, loss: float, losses: Vector, weights: Vector, rate: float) -> None:
         if not self._enabled:
             return
         wall_per_step = (time.perf_counter() - self._start) / self._steps_here  # validation and saving included
-        minutes, seconds = divmod(round(wall_per_step * (self._total_steps - step)), 60)
+        left = timedelta(seconds=round(wall_per_step * (self._total_steps - step)))
         tasks = "  ".join(
             f"{name} {value:.3f} (w {weight:.2f})" if np.isfinite(value) else f"{name} –"
             for name, value, weight in zip(self._tasks, losses, weights, strict=True)
         )
-        line = f"step {step}/{self._total_steps}  loss {loss:.4f}  {tasks}  {rate:,.0f} tokens/s"
-        line += f"  left {minutes}:{seconds:02d}"
+        line = f"step {step}/{self._total_steps}  loss {loss:.4f}  {tasks}  {rate:,.0f} tokens/s  left {left}"
         if self._live.is_started:
             self._live.update(Text(line))
         else:
@@ -178,9 +211,10 @@ class Metrics:
 def cut(output_dir: Path, step: int) -> None:
     """Drop from metrics.jsonl what came after step ``step``: later lines, the run's end, a line half written.
 
-    With a negative ``step`` nothing is kept, of the events for TensorBoard neither.
+    With a negative ``step`` nothing is kept, of the events for TensorBoard neither; for other trackers it is a new run.
     """
     if step < 0:
+        (output_dir / IDENTITY).unlink(missing_ok=True)
         shutil.rmtree(output_dir / "tensorboard", ignore_errors=True)
     path = output_dir / FILE
     if not path.exists():

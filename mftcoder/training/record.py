@@ -13,11 +13,14 @@ from mftcoder.data.mixture import epoch_note
 from mftcoder.data.summary import notes as notes_of
 from mftcoder.models.quantization import num_quantized
 from mftcoder.training.checkpoint import write_json
+from mftcoder.training.flops import Hardware
 from mftcoder.training.state import Run
 from mftcoder.versions import versions
 
 
-def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings: Mapping[str, Any]) -> None:
+def describe(
+    run: Run, manifest: Manifest, parameters: tuple[int, int], settings: Mapping[str, Any], hardware: Hardware
+) -> None:
     """Write the files, and tell the user the same in a few lines. ``parameters``: all, and trainable ones."""
     write_json(run.output_dir / "config.json", run.config.model_dump(mode="json"))
     write_json(run.output_dir / "deepspeed.json", settings)
@@ -30,6 +33,11 @@ def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings
     )
     if quantization := run.config.model.quantization:
         run.metrics.tell(f"{num_quantized(run.engine.model):,} parameters are held in {quantization.type}")
+    device = torch.cuda.get_device_name() if run.group.device.type == "cuda" else "cpu"
+    if device != "cpu" and hardware.peak_tflops is None:
+        run.metrics.tell(f"the peak rate of {device} is not known, so mfu stays empty: set logging.peak_tflops")
+    if run.config.training.full_determinism and device != "cpu":
+        run.metrics.tell("training.full_determinism: deterministic algorithms only; slower, often by 5 to 20 %")
     for note in [epoch_note(run.config.data.sampling, run.tasks, run.schedule.mixture), *notes]:
         run.metrics.tell(note)
     if run.probe:
@@ -59,7 +67,8 @@ def describe(run: Run, manifest: Manifest, parameters: tuple[int, int], settings
         "mftcoder": __version__,
         "versions": versions(),
         "world_size": run.group.size,
-        "device": torch.cuda.get_device_name() if run.group.device.type == "cuda" else "cpu",
+        "device": device,
+        "peak_tflops": hardware.peak_tflops,
         "rows_per_step": run.schedule.rows_per_step,
         "steps_per_epoch": run.schedule.steps_per_epoch,
         "total_steps": run.total_steps,

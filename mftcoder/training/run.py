@@ -29,15 +29,19 @@ from mftcoder.models.load import load_config, load_token_nll, maximum_length
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.checkpoint import Checkpoint, verify_files
+from mftcoder.training.determinism import deterministic
 from mftcoder.training.early_stopping import EarlyStopping
+from mftcoder.training.flops import Hardware
 from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
 from mftcoder.training.output import open_output
 from mftcoder.training.probe import Probe, make_probe
+from mftcoder.training.profiling import Profiling, check_ranks
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity
 from mftcoder.training.sampling import WeightedSampling
 from mftcoder.training.state import Run, restore
+from mftcoder.training.trackers import check_installed
 
 TOKENIZE_TIMEOUT_SECONDS = float(os.environ.get("MFTCODER_TOKENIZE_TIMEOUT", 24 * 3600))
 
@@ -49,7 +53,8 @@ def train(config: Config, *, resume: bool = False, verify: Verify = "quick") -> 
     """
     from mftcoder.engine.deepspeed import process_group
 
-    with process_group() as group, contextlib.ExitStack() as held:
+    with deterministic(config.training.full_determinism), process_group() as group, contextlib.ExitStack() as held:
+        group.on_main(lambda: check_installed(config))
         checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
         _ensure_shards(config, group)
         if verify == "full" and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host read the same files
@@ -58,6 +63,7 @@ def train(config: Config, *, resume: bool = False, verify: Verify = "quick") -> 
         try:
             train_loop(run)
         finally:
+            run.profiling.close()
             run.metrics.close()
 
 
@@ -81,6 +87,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     model_config = load_config(config.model)
     settings = resolve(config, world_size=group.size, hidden_size=model_config.get_text_config().hidden_size)
     group.on_main(lambda: _check(config, shards, model_config, settings))
+    group.on_main(lambda: check_ranks(config.logging.profile, group.size))
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
     total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
     agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group.size)
@@ -97,6 +104,15 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         engine.model.watch_gradients(len(tasks), config.loss.weighting.shared)
     reduction = build_reduction(config.loss.reduction, tasks)
     guard, by_epoch = config.loss.guard, config.denominator == "epoch"
+    hardware = Hardware.of(group, engine.model, config.logging.peak_tflops)
+    metrics = Metrics(
+        config,
+        tasks,
+        hardware,
+        first_step=checkpoint.step + 1 if checkpoint else 0,
+        total_steps=total_steps,
+        enabled=group.is_main,
+    )
     run = Run(
         config=config,
         tasks=tasks,
@@ -107,14 +123,8 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         guard=OverfitGuard(tasks, patience=guard.patience, tolerance=guard.tolerance) if guard else None,
         sampling=_sampling(config, schedule),
         early_stopping=EarlyStopping(training.early_stopping_patience, training.early_stopping_unit),
-        metrics=Metrics(
-            output_dir,
-            tasks,
-            config.logging,
-            first_step=checkpoint.step + 1 if checkpoint else 0,
-            total_steps=total_steps,
-            enabled=group.is_main,
-        ),
+        metrics=metrics,
+        profiling=Profiling(config.logging.profile, output_dir, group, metrics.tell),
         schedule=schedule,
         train_loader=_loader(config, shards, "train", group),
         probe=probe,
@@ -127,7 +137,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         engine.load(checkpoint.path)
         restore(run, dict(checkpoint.state))
     if group.is_main:
-        describe(run, shards.manifest, parameters, settings)
+        describe(run, shards.manifest, parameters, settings, hardware)
     return run
 
 

@@ -1,11 +1,15 @@
 """A training run as one value, and its way into a checkpoint and out of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.profiler import record_function
 
 from mftcoder.config.schema import Config
 from mftcoder.data.loader import Loader, Schedule
@@ -17,9 +21,12 @@ from mftcoder.losses.weighting import TaskWeighting, Vector
 from mftcoder.tasks import TaskSet
 from mftcoder.training.checkpoint import save_checkpoint
 from mftcoder.training.early_stopping import EarlyStopping
-from mftcoder.training.metrics import Metrics
+from mftcoder.training.metrics import Metrics, Part
 from mftcoder.training.probe import Probe, RowNumbers
+from mftcoder.training.profiling import Profiling
 from mftcoder.training.sampling import WeightedSampling
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,6 +43,7 @@ class Run:
     sampling: WeightedSampling | None  # None: by the schedule
     early_stopping: EarlyStopping
     metrics: Metrics
+    profiling: Profiling
     schedule: Schedule
     train_loader: Loader
     probe: Probe | None  # None: the weighting watches no validation
@@ -84,6 +92,21 @@ class Run:
         return self.rows_seen / np.array(self.schedule.mixture.rows_per_task)
 
 
+def timed(part: Part) -> Callable[[Callable[[Run], T]], Callable[[Run], T]]:
+    """Marks a function of a run whose time counts as ``part``, in the metrics and in a profile."""
+
+    def decorate(function: Callable[[Run], T]) -> Callable[[Run], T]:
+        @wraps(function)
+        def measured(run: Run) -> T:
+            with run.metrics.timing(part), record_function(f"mftcoder: {part}"):
+                return function(run)
+
+        return measured
+
+    return decorate
+
+
+@timed("save")
 def save(run: Run) -> None:
     """Write a checkpoint of the state after ``run.step`` steps."""
     start = time.perf_counter()

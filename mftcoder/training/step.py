@@ -25,6 +25,7 @@ class StepResult:
     weights: Vector  # [K]: how much each task's l_i counted; with the denominator "epoch" in proportion to its units
     tokens: int  # without padding
     supervised_tokens: int
+    pairs: int  # of a token and one that it attends to, itself among them
     router_loss: float  # of a mixture of experts, times its coefficient; else 0
     info: StepInfo
 
@@ -62,7 +63,7 @@ def train_step(
     assert batches, "every rank takes part in every step"
     counts = [count_units(batches, num_tasks, reduction.unit), _count_rows(batches, num_tasks), _count_tokens(batches)]
     counted = group.sum(torch.cat(counts)).cpu().numpy()
-    units, rows, (tokens, supervised) = np.split(counted, [num_tasks, 2 * num_tasks])
+    units, rows, (tokens, supervised, pairs) = np.split(counted, [num_tasks, 2 * num_tasks])
     denominators = (units if expected_units is None else expected_units) * (1 if trains is None else trains)
     weights = weighting.weights(step, denominators)
     per_unit = np.divide(weights, denominators, out=np.zeros(num_tasks), where=denominators > 0)
@@ -90,6 +91,7 @@ def train_step(
         per_unit * units,
         int(tokens),
         int(supervised),
+        int(pairs),
         routers.item(),
         info,
     )
@@ -154,9 +156,15 @@ def _count_rows(batches: Sequence[Batch], num_tasks: int) -> Tensor:
 
 
 def _count_tokens(batches: Sequence[Batch]) -> Tensor:
-    """[2] float64: tokens without padding, and supervised ones."""
+    """[3] float64: tokens without padding, supervised ones, and pairs of a token and one that it attends to."""
     supervised = sum(len(batch.targets) for batch in batches)
-    return torch.tensor([sum(map(_num_tokens, batches)), supervised], dtype=torch.float64)
+    counts = [sum(map(_num_tokens, batches)), supervised, sum(map(_num_pairs, batches))]
+    return torch.tensor(counts, dtype=torch.float64)
+
+
+def _num_pairs(batch: Batch) -> int:
+    # Positions restart where attention does, so a token at position p attends to p + 1.
+    return int(((batch.position_ids + 1) * (batch.segment_ids > 0)).sum())
 
 
 def _num_tokens(batch: Batch) -> int:

@@ -11,10 +11,11 @@ from mftcoder.data.loader import Loader
 from mftcoder.errors import RunError
 from mftcoder.losses.weighting import TaskLosses
 from mftcoder.training.probe import RowNumbers
-from mftcoder.training.state import Run
+from mftcoder.training.state import Run, timed
 from mftcoder.training.step import StepResult, evaluate, measure
 
 
+@timed("probe")
 def look_at_probe(run: Run) -> None:
     """Show the weighting the current losses on the probe, if it watches one."""
     if run.probe is None:
@@ -44,6 +45,7 @@ def look_at_probe(run: Run) -> None:
     )
 
 
+@timed("validation")
 def validate(run: Run) -> bool:
     """Validate every task; whether it is the best so far."""
     if run.config.training.eval_strategy == "no" or not run.validation[1]:

@@ -83,8 +83,8 @@ def last_checkpoint(output_dir: Path) -> Path:
 def losses_logged(output_dir: Path) -> list[dict[str, Any]]:
     """All that metrics.jsonl says, but for times."""
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
-    timed = {"seconds", "tokens_per_second"}
-    return [{k: v for k, v in line.items() if k not in timed} for line in lines if line["kind"] != "checkpoint"]
+    timed = ("seconds", "_per_second", "memory_gib", "overhead")
+    return [{k: v for k, v in line.items() if not k.endswith(timed)} for line in lines if line["kind"] != "checkpoint"]
 
 
 def assert_equal_bitwise(ours: Any, theirs: Any, where: str) -> None:

@@ -181,7 +181,7 @@ class Waits(TorchDispatchMode):
             frames = [
                 f for f in traceback.extract_stack() if "/mftcoder/" in f.filename or "/transformers/" in f.filename
             ]
-            on_host = any(f.name in ("_num_tokens", "_count_rows") for f in frames)
+            on_host = any(f.name in ("_num_tokens", "_num_pairs", "_count_rows") for f in frames)
             self.count += "/mftcoder/" in frames[-1].filename and not on_host
         return function(*arguments, **(keywords or {}))
 
