@@ -64,7 +64,14 @@ def problems_after(config, *overrides):
         ),
         ('loss.weighting={"type":"coba","windw_steps":1}', 'did you mean "window_steps"?'),
         ('loss.weighting={"type":"coba","probe":{"every":1}}', 'did you mean "every_steps"?'),
-        ('logging.report_to=["wandb"]', 'logging.report_to.0: must be "tensorboard"; found "wandb".'),
+        (
+            'logging.report_to=["wanbd"]',
+            'logging.report_to.0: must be "tensorboard", "wandb" or "trackio"; found "wanbd"; did you mean "wandb"?',
+        ),
+        (
+            'logging.profile={"steps":[5,3]}',
+            "logging.profile.steps: must be the first and the last step; found [5, 3].",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_place_found_value_and_remedy(minimal, override, problem):

@@ -104,6 +104,9 @@ def _metrics(steps: int, learning_rate: float, rng: np.random.Generator) -> list
                     "grad_norm": float(0.6 + 0.8 * math.exp(-step / 20) + rng.gamma(1, 0.1)),
                     "seconds": 5.2,
                     "tokens_per_second": float(rng.normal(7700, 120)),
+                    "mfu": float(rng.normal(0.46, 0.01)),
+                    "memory_gib": 61.5,
+                    "overhead": 0.08 if step % 20 == 5 else 0.01,
                     "skipped": 0,
                 }
             )

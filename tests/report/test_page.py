@@ -115,6 +115,7 @@ def poison(value):
             "reason",
             "versions",
         ),
+        *("mfu", "memory_gib", "overhead"),
         *("fingerprint", "best", "skipped", "train", "validation", "probe", "checkpoint", "stop"),
     }
     if isinstance(value, dict):
