@@ -24,9 +24,14 @@ class Section(BaseModel):
 class Lora(Section):
     """Low-rank adapters (Hu et al., 2021) through peft."""
 
-    rank: PositiveInt = Field(32, description="Rank of the two factors.")
-    alpha: Annotated[float, Field(gt=0)] = Field(64, description="The adapter's output is scaled by alpha / rank.")
-    dropout: Fraction = Field(0.05, description="Dropout on the adapter's input.")
+    rank: PositiveInt = Field(
+        32,
+        description="Rank of the two factors: room to learn, for memory and time in proportion. 8 to 64 is usual.",
+    )
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        64, description="The adapter's output is scaled by alpha / rank; keep the ratio."
+    )
+    dropout: Fraction = Field(0.05, description="Dropout on the adapter's input, against overfitting on small tasks.")
     target_modules: str | list[str] = Field(
         "all-linear", description='Modules that get an adapter: "all-linear" (all but the head), a regex, or names.'
     )
@@ -36,14 +41,17 @@ class Lora(Section):
         'e.g. `["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]`. Needs dropout 0.',
     )
     modules_to_save: list[NonEmpty] = Field(
-        [], description='Modules that are trained whole beside the adapters, e.g. `["embed_tokens", "lm_head"]`.'
+        [],
+        description="Modules that are trained whole beside the adapters, at the full cost of gradients and moments, "
+        'e.g. `["embed_tokens", "lm_head"]` for new tokens.',
     )
     rank_stabilized: bool = Field(
         False, description="Scale by alpha / sqrt(rank) (rsLoRA; Kalajdzievski, 2023): high ranks keep their effect."
     )
     dora: bool = Field(
         False,
-        description="Train the norm of every weight row apart from its direction (DoRA; Liu et al., ICML 2024).",
+        description="Train the norm of every weight row apart from its direction (DoRA; Liu et al., ICML 2024): "
+        "nearer to training all parameters at low ranks, for more time and memory per step.",
     )
     initialization: Literal["zero", "pissa"] = Field(
         "zero",
@@ -79,9 +87,15 @@ class Model(Section):
     router_loss_coefficient: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Weight of the load-balancing loss of mixture-of-experts models; default: the model's own."
     )
-    lora: Lora | None = Field(None, description="Train adapters instead of all parameters.")
+    lora: Lora | None = Field(
+        None,
+        description="Train adapters instead of all parameters: a fraction of the gradients and moments, "
+        "and small checkpoints. The learning rate is about ten times higher.",
+    )
     quantization: Quantization | None = Field(
-        None, description="Hold the base model in 4 bits; only adapters can be trained on it."
+        None,
+        description="Hold the base model in 4 bits, a quarter of bfloat16's memory, for slower steps and some "
+        "precision; only adapters can be trained on it. For GPUs that do not hold the model otherwise.",
     )
     trust_remote_code: bool = Field(False, description="Allow code from the model's folder to run. Leave it off.")
 
@@ -108,7 +122,8 @@ class Packing(Section):
     mode: Literal["pack", "pad", "pad_to_max"] = Field(
         "pack",
         description="`pack`: many samples a row; `pad`: one sample a row, padded to the longest of the micro-batch; "
-        "`pad_to_max`: one sample a row, padded to sequence_length.",
+        "`pad_to_max`: one sample a row, padded to sequence_length. Padding costs time and teaches nothing: these "
+        "two are for comparison.",
     )
     isolate_samples: bool = Field(
         True,
@@ -291,7 +306,9 @@ class Data(Section):
         description="Keep the encoded samples: packing them otherwise, or adding a task, is then a matter of "
         "seconds. `false` removes them once the shards are made.",
     )
-    sequence_length: Annotated[int, Field(gt=1)] = Field(2048, description="Tokens per row.")
+    sequence_length: Annotated[int, Field(gt=1)] = Field(
+        2048, description="Tokens per row. Memory of activations grows with it; longer samples are cut or split."
+    )
     packing: Packing = Packing()
     validation_fraction: Fraction = Field(
         0.05, description="Share of each task's samples, or of the groups that its records name, that is held out."
@@ -567,11 +584,25 @@ class LearningRate(Section):
 class Training(Section):
     """The optimisation. Names and meanings are those of transformers.TrainingArguments where it has them."""
 
-    per_device_train_batch_size: PositiveInt = Field(8, description="Rows of one micro-batch.")
-    per_device_eval_batch_size: PositiveInt = Field(8, description="Rows of one validation micro-batch.")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="Micro-batches per rank and optimizer step.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-5, description="Peak learning rate of AdamW.")
-    min_learning_rate: Annotated[float, Field(ge=0)] = Field(0.0, description="Where the schedule ends.")
+    per_device_train_batch_size: PositiveInt = Field(
+        8,
+        description="Rows of one micro-batch. Memory of activations grows with them; at equal rows per step the "
+        "result is the same.",
+    )
+    per_device_eval_batch_size: PositiveInt = Field(
+        8, description="Rows of one validation micro-batch; changes speed and memory only."
+    )
+    gradient_accumulation_steps: PositiveInt = Field(
+        1, description="Micro-batches per rank and optimizer step: larger steps without more memory for activations."
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        5e-5,
+        description="Peak learning rate of AdamW. Usual are 1e-5 for all parameters, 1e-4 to 2e-4 for adapters, less "
+        "for larger models.",
+    )
+    min_learning_rate: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Where the schedule ends; a tenth of learning_rate is usual."
+    )
     learning_rates: list[LearningRate] = Field(
         [],
         description="Parameters with a learning rate of their own; of several patterns that match, the first counts. "
@@ -593,7 +624,9 @@ class Training(Section):
         3.0, description="An epoch has as many rows as there are; which ones, data.sampling decides."
     )
     max_steps: Annotated[int, Field(ge=-1)] = Field(-1, description="If > 0, this many steps whatever the epochs.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="On matrices; never on biases and gains.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="On matrices; never on biases and gains. 0.1 is usual where all parameters are trained."
+    )
     optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit"] = (
         Field(
             "adamw_torch_fused",
@@ -601,13 +634,21 @@ class Training(Section):
             "(bitsandbytes); `paged` lets them move to the host when GPU memory runs out.",
         )
     )
-    adam_beta1: Fraction = Field(0.9, description="AdamW.")
-    adam_beta2: Fraction = Field(0.999, description="AdamW.")
-    adam_epsilon: Annotated[float, Field(gt=0)] = Field(1e-8, description="AdamW.")
+    adam_beta1: Fraction = Field(0.9, description="AdamW's decay of the mean gradient.")
+    adam_beta2: Fraction = Field(
+        0.999, description="AdamW's decay of the mean squared gradient; 0.95 is usual for large steps over long runs."
+    )
+    adam_epsilon: Annotated[float, Field(gt=0)] = Field(1e-8, description="AdamW's, in the denominator of the update.")
     max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="Gradient norm is clipped to this; 0: off.")
-    activation_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    activation_checkpointing: bool = Field(
+        False,
+        description="Recompute activations in the backward pass: about a third more time, for the memory of one "
+        "layer's activations and the input of each. The first thing to try when a step does not fit.",
+    )
     torch_compile: bool = Field(
-        False, description="Compile the layers (torch.compile): minutes at the start, again for every new row length."
+        False,
+        description="Compile the layers (torch.compile): minutes at the start, again for every new row length. "
+        "For long runs with `pack` or `pad_to_max`.",
     )
     neftune_noise_alpha: PositiveFloat | None = Field(
         None,
@@ -623,8 +664,15 @@ class Training(Section):
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When tasks are validated.")
     eval_steps: PositiveInt | None = Field(None, description="With `steps`: every so many steps.")
     save_strategy: Literal["steps", "epoch"] = Field("steps", description="When checkpoints are written.")
-    save_steps: PositiveInt = Field(500, description="With `steps`: every so many steps.")
-    save_best: bool = Field(True, description="Also write one whenever validation finds a new best.")
+    save_steps: PositiveInt = Field(
+        500,
+        description="With `steps`: every so many steps, which is what a crash costs at most. A checkpoint takes "
+        "14 bytes per trained parameter in bfloat16.",
+    )
+    save_best: bool = Field(
+        True,
+        description="Also write one whenever validation finds a new best, which `export` takes.",
+    )
     save_total_limit: PositiveInt | None = Field(
         None, description="Older checkpoints beyond this number are deleted; never the best or the last."
     )
