@@ -18,3 +18,9 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_llama().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures that read from there
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("corpora") and not os.environ.get("MFTCODER_CORPORA"):
+        pytest.skip("MFTCODER_CORPORA is not set")

@@ -155,7 +155,6 @@ def test_shards_count_them_and_are_made_anew_for_another_seed_or_length(make_con
 
 
 @pytest.mark.corpora
-@pytest.mark.skipif("MFTCODER_CORPORA" not in os.environ, reason="MFTCODER_CORPORA is not set")
 @pytest.mark.parametrize("name", ["starcoder2", "deepseek-coder", "qwen2", "llama2"])
 def test_documents_come_back_with_real_tokenizers(name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(Path(os.environ["MFTCODER_CORPORA"]) / "tokenizers" / name)

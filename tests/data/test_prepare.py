@@ -234,9 +234,7 @@ def test_the_manifest_says_what_went_in(make_config: Callable[..., Config], tmp_
 
 @pytest.mark.corpora
 def test_real_records_and_tokenizers_go_through(tmp_path: Path) -> None:
-    corpora = Path(os.environ.get("MFTCODER_CORPORA", ""))
-    if not os.environ.get("MFTCODER_CORPORA"):
-        pytest.skip("MFTCODER_CORPORA is not set")
+    corpora = Path(os.environ["MFTCODER_CORPORA"])
     for model in sorted((corpora / "tokenizers").iterdir()):
         config = Config.model_validate(
             {

@@ -19,10 +19,7 @@ from mftcoder.config.schema import MarkersChat
 from mftcoder.data.chat import CONTROL_AS_TEXT, encode, encode_prompt, markers_template, stop_token_ids
 from mftcoder.data.records import Conversation, Message, Text
 
-pytestmark = [
-    pytest.mark.corpora,
-    pytest.mark.skipif("MFTCODER_CORPORA" not in os.environ, reason="MFTCODER_CORPORA is not set"),
-]
+pytestmark = pytest.mark.corpora
 
 MARKERS = markers_template(MarkersChat(type="markers"))
 TEMPLATES = {
