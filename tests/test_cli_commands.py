@@ -97,6 +97,11 @@ def test_tokenize_inspect_validate(project, capsys):
     assert cli.main(["validate", str(project), "--set", "data.sequence_length=32"]) == 2
     assert "problem  shards" in capsys.readouterr().out
 
+    profile = 'logging.profile={"steps": [1, 2], "ranks": [2]}'
+    assert cli.main(["validate", str(project), "--set", profile, "--world-size", "3"]) == 0
+    assert cli.main(["validate", str(project), "--set", profile, "--world-size", "2"]) == 2
+    assert "problem  logging    logging.profile.ranks" in capsys.readouterr().out
+
 
 def test_env_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from mftcoder.cli import main; sys.exit(main(['env', '--json']))"

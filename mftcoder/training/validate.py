@@ -22,7 +22,9 @@ from mftcoder.models.load import load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.memory import GIB, plan, smaller_plans
+from mftcoder.training.profiling import check_ranks
 from mftcoder.training.run import check_length, make_schedule
+from mftcoder.training.trackers import check_installed
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ def _batch(config: Config, world_size: int) -> str:
     )
 
 
+def _logging(config: Config, world_size: int) -> str:
+    check_installed(config)
+    check_ranks(config.logging.profile, world_size)
+    return f"metrics.jsonl{''.join(f', {name}' for name in config.logging.report_to)}"
+
+
 def _shards(config: Config, world_size: int) -> str:
     folder = shards_path(config)
     if not folder.exists():
@@ -144,5 +152,6 @@ CHECKS: dict[str, Callable[[Config, int], str]] = {
     "tokenizer": _tokenizer,
     "tasks": _tasks,
     "batch": _batch,
+    "logging": _logging,
     "shards": _shards,
 }
