@@ -6,7 +6,8 @@ shards are written into a folder aside that is renamed when complete: a folder o
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -84,15 +85,14 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
             _refuse_no_record(some[0].task, [counts[part.file] for part in some if not part.held_out])
         sketches, filtering = _sketch(config, inputs, by_task, num_workers, tell)
         plans = plan_all(by_task, counts, inputs.settings, filtering)
-        aside = _empty_folder_beside(folder, "partial")
-        tasks = [_write_task(aside, plan, inputs.settings) for plan in plans]
-        if filtering:
-            write_list(aside / FILTERED, filtering.listed)
-        if any(task.bad for task in tasks):
-            write_list(aside / LISTED, bad_lines((part, counts[part.file]) for part in parts))
-        manifest = Manifest.of(inputs, tasks)
-        write_manifest(aside, manifest)
-        _put_in_place(aside, folder)
+        with _written_aside(folder) as aside:
+            tasks = [_write_task(aside, plan, inputs.settings) for plan in plans]
+            if filtering:
+                write_list(aside / FILTERED, filtering.listed)
+            if any(task.bad for task in tasks):
+                write_list(aside / LISTED, bad_lines((part, counts[part.file]) for part in parts))
+            manifest = Manifest.of(inputs, tasks)
+            write_manifest(aside, manifest)
         listed_beside(config).unlink(missing_ok=True)
         _tidy(config, parts + sketches, tell)
         return manifest
@@ -222,7 +222,15 @@ def _empty_folder_beside(folder: Path, suffix: str) -> Path:
     return beside
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``folder`` when the block is done; nothing is left of it if that fails."""
+    aside = _empty_folder_beside(folder, "partial")
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     replaced = _empty_folder_beside(folder, "replaced")
     if folder.exists():
         folder.rename(replaced)
