@@ -131,6 +131,10 @@ def _contents(config: Config, world_size: int) -> str:
 def _memory(config: Config, world_size: int, *, gpu_gib: float | None) -> str:
     """What a step takes on each GPU; MftcoderError with what would help if that is more than ``gpu_gib``."""
     try:
+        resolve(config, world_size=world_size, hidden_size=load_config(config.model).get_text_config().hidden_size)
+    except MftcoderError:
+        return "not planned, for the problems with the model or with DeepSpeed's settings"
+    try:
         planned = plan(config, world_size)
     except UnforeseeableError as error:
         return f"cannot be foretold for this model: {error}"
