@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.parts import EncodedPart, PartCounts
 
-_READS_BETWEEN_RELEASES = 256  # each maps up to 64 KiB of the file and as much again for the mask
+_READS_BETWEEN_RELEASES = 32  # each maps up to 64 KiB of the file and as much again for the mask
 
 
 class TaskSamples(Sequence[Encoded]):

@@ -34,7 +34,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
         # One dtype per module, or ZeRO-3 cannot gather it.
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except (ValueError, re.error) as error:
-        raise MftcoderError(f"model.lora: {error}") from error
+        raise MftcoderError(f"model.lora.target_modules: {error}") from error
 
 
 def _check_names(model: PreTrainedModel, lora: Lora) -> None:

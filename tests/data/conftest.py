@@ -43,6 +43,12 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+@pytest.fixture(scope="session")
+def shared_byte_level() -> PreTrainedTokenizerFast:
+    """For tests that draw many examples; not to be changed."""
+    return byte_level_tokenizer()
+
+
 def llama_tokenizer() -> PreTrainedTokenizerFast:
     """As Llama 2: words with a leading mark for the space, and a bos token put before every text."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))

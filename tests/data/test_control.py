@@ -58,10 +58,8 @@ def test_plain_texts_come_back(content: str, tokenizer) -> None:
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    from conftest import byte_level_tokenizer
-
-    return byte_level_tokenizer()
+def tokenizer(shared_byte_level: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    return shared_byte_level
 
 
 def test_words_are_cut_as_ever_around_them(llama) -> None:

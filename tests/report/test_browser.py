@@ -47,8 +47,8 @@ def requested_by_pages(log: dict) -> list[str]:
 def test_every_plot_is_drawn_and_no_request_leaves_the_page(make_run, tmp_path, browse):
     dom, requests = browse(write_report([make_run("a"), make_run("b", seed=1)], tmp_path / "report.html"))
     body = dom[dom.rindex("<body") :]
-    assert len(re.findall(r'class="plot[ "]', body)) == 16
-    assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', body)) == 16
+    assert len(re.findall(r'class="plot[ "]', body)) == 19
+    assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', body)) == 19
     assert body.count('class="trace scatter') == 2 * (11 * 4 + 5)
     assert requests == []
 
