@@ -49,7 +49,7 @@ def test_every_plot_is_drawn_and_no_request_leaves_the_page(make_run, tmp_path, 
     body = dom[dom.rindex("<body") :]
     assert len(re.findall(r'class="plot[ "]', body)) == 19
     assert len(re.findall(r'<svg class="main-svg"[^>]*style="background', body)) == 19
-    assert body.count('class="trace scatter') == 2 * (11 * 4 + 5)
+    assert body.count('class="trace scatter') == 2 * (11 * 4 + 8)
     assert requests == []
 
 
