@@ -71,8 +71,8 @@ def test_named_modules_train_whole_and_tied_weights_stay_tied():
             r'modules_to_save: the model has no "embed_token"; it has e\.g\. "lm_head"',
         ),
         ({"target_parameters": ["nope.weight"], "dropout": 0.0}, r'target_parameters: the model has no "nope\.weight"'),
-        ({"target_modules": "x"}, r"model\.lora: Target modules x not found"),
-        ({"target_modules": "("}, r"model\.lora: "),
+        ({"target_modules": "x"}, r"model\.lora\.target_modules: Target modules x not found"),
+        ({"target_modules": "("}, r"model\.lora\.target_modules: "),
     ],
 )
 def test_what_the_model_does_not_have_is_refused(changes, message):
