@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mftcoder.config.deepspeed import resolve, zero_stage
+from mftcoder.config.deepspeed import zero_stage
 from mftcoder.config.load import parse
 from mftcoder.config.schema import Config
 from mftcoder.models.adapter import make_batch
 from mftcoder.models.load import load_token_nll
 from mftcoder.models.tensor_bytes import TensorBytes
-from mftcoder.training.memory import plan
+from mftcoder.training.memory import plan, settings_of
 
 MODES = [
     f"{stage}:{dtype}:{kind}:{checkpointing}:{accumulation}"
@@ -73,19 +73,20 @@ def count(config: Config) -> int:
     from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading, process_group
 
     with process_group() as group, TensorBytes() as counter:
-        settings = resolve(config, world_size=group.size, hidden_size=256)
+        settings = settings_of(config, group.size)
         with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
             model = load_token_nll(config.model, config.training, seed=0)
         engine = DeepSpeedEngine(model, config.training, settings, group)
         del model
         engine.train(True)
-        micro_batches = config.training.gradient_accumulation_steps
+        training, length = config.training, config.data.sequence_length
+        rows, micro_batches = training.per_device_train_batch_size, training.gradient_accumulation_steps
         for _ in range(2):
             gc.collect()
             counter.restart()
             for number in range(micro_batches):
-                ids = torch.randint(0, VOCABULARY, (ROWS, LENGTH))
-                batch = make_batch(ids, torch.arange(LENGTH // 2).repeat(ROWS, 2))
+                ids = torch.zeros(rows, length, dtype=torch.int64)
+                batch = make_batch(ids, torch.arange(length // 2).repeat(rows, 2))
                 _, loss, routers = engine(batch, torch.full((len(batch.targets),), 1e-4))
                 engine.backward(loss + routers, last=number == micro_batches - 1)
                 del loss, routers

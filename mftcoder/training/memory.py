@@ -51,9 +51,7 @@ def plan(config: Config, world_size: int) -> MemoryPlan:
 
     MftcoderError if there is no such model, or if its DeepSpeed settings contradict the config.
     """
-    settings = resolve(
-        config, world_size=world_size, hidden_size=load_config(config.model).get_text_config().hidden_size
-    )
+    settings = settings_of(config, world_size)
     training = config.training
     model = meta_token_nll(config.model, training)
     sizes = Sizes.of(model, config.model)
@@ -65,6 +63,11 @@ def plan(config: Config, world_size: int) -> MemoryPlan:
         gradients_stay=zero_stage(settings) < 2 and not accumulates,
     )
     return combine(sizes, moving, settings, world_size, optim=training.optim, accumulates=accumulates)
+
+
+def settings_of(config: Config, world_size: int) -> dict[str, Any]:
+    """The resolved DeepSpeed settings of ``config`` on ``world_size`` ranks; raises what ``plan`` does."""
+    return resolve(config, world_size=world_size, hidden_size=load_config(config.model).get_text_config().hidden_size)
 
 
 def smaller_plans(config: Config, world_size: int) -> Iterator[tuple[str, MemoryPlan]]:

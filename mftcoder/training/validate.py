@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mftcoder.config.deepspeed import resolve, zero_stage
+from mftcoder.config.deepspeed import zero_stage
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import check_vocabulary, load_tokenizer
 from mftcoder.data.encoding import Encoder
@@ -21,7 +21,7 @@ from mftcoder.models.footprint import UnforeseeableError
 from mftcoder.models.load import load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.task_gradients import check_head_gradients
-from mftcoder.training.memory import GIB, plan, smaller_plans
+from mftcoder.training.memory import GIB, plan, settings_of, smaller_plans
 from mftcoder.training.profiling import check_ranks
 from mftcoder.training.run import check_length, make_schedule
 from mftcoder.training.trackers import check_installed
@@ -66,8 +66,7 @@ def _model(config: Config, world_size: int) -> str:
 def _deepspeed(config: Config, world_size: int) -> str:
     from mftcoder.engine.deepspeed import check_settings
 
-    hidden_size = load_config(config.model).get_text_config().hidden_size
-    settings = resolve(config, world_size=world_size, hidden_size=hidden_size)
+    settings = settings_of(config, world_size)
     check_settings(settings)
     return f"ZeRO stage {zero_stage(settings)}"
 
@@ -131,7 +130,7 @@ def _contents(config: Config, world_size: int) -> str:
 def _memory(config: Config, world_size: int, *, gpu_gib: float | None) -> str:
     """What a step takes on each GPU; MftcoderError with what would help if that is more than ``gpu_gib``."""
     try:
-        resolve(config, world_size=world_size, hidden_size=load_config(config.model).get_text_config().hidden_size)
+        settings_of(config, world_size)
     except MftcoderError:
         return "not planned, for the problems with the model or with DeepSpeed's settings"
     try:

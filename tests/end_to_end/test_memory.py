@@ -1,23 +1,16 @@
 """The plan of a step's memory is what the step takes, and it says what would make a run fit."""
 
-import contextlib
-import gc
 import json
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.load import parse
 from mftcoder.config.schema import Config
-from mftcoder.models.adapter import make_batch
-from mftcoder.models.load import load_token_nll
-from mftcoder.models.tensor_bytes import TensorBytes
 from mftcoder.training.memory import GIB, plan, smaller_plans
 
-ROWS, LENGTH, VOCABULARY = 2, 64, 1000
+ROWS, LENGTH = 2, 64
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +18,7 @@ def base(tmp_path_factory) -> str:
     """A model of 1.2M parameters."""
     folder = tmp_path_factory.mktemp("base")
     shape = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
-    LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **shape)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=1000, **shape)).save_pretrained(folder)
     return str(folder)
 
 
@@ -51,31 +44,6 @@ def config(base: str, stage: int, dtype: str, kind: str, checkpointing: bool, ac
     )
 
 
-def counted(config: Config) -> int:
-    """The most bytes of tensors in the second of two real steps on this rank."""
-    from mftcoder.engine.deepspeed import DeepSpeedEngine, partitioned_loading, process_group
-
-    with process_group() as group, TensorBytes() as counter:
-        settings = resolve(config, world_size=group.size, hidden_size=128)
-        with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
-            model = load_token_nll(config.model, config.training, seed=0)
-        engine = DeepSpeedEngine(model, config.training, settings, group)
-        del model
-        engine.train(True)
-        micro_batches = config.training.gradient_accumulation_steps
-        for _ in range(2):
-            gc.collect()
-            counter.restart()
-            for number in range(micro_batches):
-                ids = torch.randint(0, VOCABULARY, (ROWS, LENGTH))
-                batch = make_batch(ids, torch.arange(LENGTH // 2).repeat(ROWS, 2))
-                _, loss, routers = engine(batch, torch.full((len(batch.targets),), 1e-4))
-                engine.backward(loss + routers, last=number == micro_batches - 1)
-                del loss, routers
-            engine.step(1e-4)
-        return counter.peak
-
-
 @pytest.mark.engine
 @pytest.mark.parametrize(
     "mode",
@@ -88,9 +56,12 @@ def counted(config: Config) -> int:
     ],
     ids=lambda mode: ":".join(map(str, mode)),
 )
-def test_the_plan_is_what_a_step_takes(base, mode, one_process_group):
+def test_the_plan_is_what_a_step_takes(base, mode, one_process_group, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
+    from bench_memory import count
+
     settings = config(base, *mode)
-    assert plan(settings, 1).total == pytest.approx(counted(settings), rel=0.1)
+    assert plan(settings, 1).total == pytest.approx(count(settings), rel=0.1)
 
 
 LLAMA_70B = {

@@ -104,3 +104,11 @@ def test_what_cannot_be_foretold_says_so():
     model = build(MOE, "meta", checkpointing=False, lora=False, dtype=torch.float32)  # its fake experts want bfloat16
     with pytest.raises(UnforeseeableError, match="BF16"):
         footprint(model, num_rows=1, length=8, gradients_stay=True)
+
+
+def test_what_the_head_makes_counts_as_logits():
+    wide = copy.deepcopy(LLAMA)
+    wide.vocab_size = 20_000
+    found = footprint(build(wide, "meta", checkpointing=True, lora=False), num_rows=2, length=128, gradients_stay=False)
+    assert found.logits > 2 * 127 * 20_000 * 4  # float32
+    assert found.activations < found.logits / 10
