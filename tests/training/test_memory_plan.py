@@ -1,0 +1,56 @@
+"""The arithmetic of the memory plan against values by hand: 1,000 trained bfloat16 parameters, large activations."""
+
+import pytest
+
+from mftcoder.models.footprint import Footprint
+from mftcoder.training.memory import Sizes, combine
+
+SIZES = Sizes(parameters=1000, trainable=1000, weight_bytes=2000, unpacked=0, itemsize=2)
+PASS = Footprint(gradients=0, logits=100, activations=100_000)
+
+
+def parts(stage: int, ranks: int, *, accumulates: bool = True, **zero) -> dict[str, int]:
+    settings = {"zero_optimization": {"stage": stage, "reduce_bucket_size": 10} | zero}
+    return combine(SIZES, PASS, settings, ranks, accumulates=accumulates).parts
+
+
+@pytest.mark.parametrize(
+    ("stage", "ranks", "accumulates", "weights", "gradients", "optimizer", "buffers"),
+    [
+        (0, 4, True, 2000, 2000, 12_000, 0),  # whole on every rank
+        (1, 4, True, 2000, 2000, 3000, 20),
+        (2, 4, True, 2000, 500, 3000, 20),  # between micro-batches only the rank's own gradients
+        (2, 4, False, 2000, 0, 3000, 20),
+        (3, 4, False, 500, 500, 3000, 2000 + 20),  # its gradients stay, and all weights may be gathered at once
+    ],
+)
+def test_what_each_stage_holds(stage, ranks, accumulates, weights, gradients, optimizer, buffers):
+    found = parts(stage, ranks, accumulates=accumulates)
+    assert (found["weights"], found["gradients"], found["optimizer"], found["buffers"]) == (
+        (weights, gradients, optimizer, buffers)
+    )
+    assert (found["activations"], found["logits"]) == (100_000, 100)
+
+
+def test_two_buckets_where_communication_overlaps():
+    assert parts(2, 4, overlap_comm=True)["buffers"] == 2 * parts(2, 4)["buffers"]
+
+
+def test_what_is_offloaded_lies_with_the_host():
+    cpu = {"device": "cpu"}
+    settings = {"zero_optimization": {"stage": 3, "reduce_bucket_size": 10, "offload_optimizer": cpu}}
+    found = combine(SIZES, PASS, settings, 4, accumulates=True)
+    assert (found.parts["optimizer"], found.parts["gradients"], found.parts["weights"]) == (0, 0, 500)
+    settings["zero_optimization"]["offload_param"] = cpu
+    both = combine(SIZES, PASS, settings, 4, accumulates=True)
+    assert both.parts["weights"] == 0
+    assert both.host == found.host + 500
+
+
+def test_moments_of_eight_bits():
+    whole, small = (
+        combine(SIZES, PASS, {}, 1, optim=optim, accumulates=True).parts["optimizer"]
+        for optim in ("adamw_torch_fused", "adamw_bnb_8bit")
+    )
+    assert whole == 12_000
+    assert small == pytest.approx(4000 + 2000, rel=0.02)  # the scales of its blocks are 1.6 %
