@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mftcoder.data.batch import Batch
+from mftcoder.data.batch import Batch, find_borders
 from mftcoder.data.mixture import Mixture
 from mftcoder.data.shards import Row, Rows
 
@@ -42,6 +42,7 @@ def collate(rows: Sequence[tuple[int, Row]], *, isolate_samples: bool, length: i
     def joined(parts: list) -> torch.Tensor:
         return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64))
 
+    borders, longest = find_borders(position_ids)
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         segment_ids=torch.from_numpy(segment_ids),
@@ -52,6 +53,8 @@ def collate(rows: Sequence[tuple[int, Row]], *, isolate_samples: bool, length: i
         sample_ids=joined(sample_ids),
         sample_keys=joined(sample_keys),
         task_spans=tuple((task, len(its)) for (task, _), its in zip(rows, targets, strict=True)),
+        borders=borders,
+        longest=longest,
     )
 
 

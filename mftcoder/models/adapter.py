@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from mftcoder.data.batch import Batch
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.chunked_nll import ByTask, LogitTransform, chunked_nll
+from mftcoder.models.attention import Choice, by_segments, segment_arguments
 from mftcoder.models.neftune import EmbeddingNoise
 from mftcoder.models.quantization import whole_size
 from mftcoder.models.router import RouterLoss
@@ -43,7 +44,7 @@ class CausalAdapter:
     """Any causal language model of transformers whose logits are a linear map of the last hidden state.
 
     Isolation rests on ``position_ids`` that restart at each sample, with no attention mask and no cache: the library
-    then builds a block mask (sdpa, eager) or cumulative lengths (FlashAttention). ``models.check`` proves it.
+    then builds a mask (sdpa, eager, flex); other backends are told the segments' borders. ``models.check`` proves it.
     """
 
     def backbone(self, model: PreTrainedModel) -> nn.Module:
@@ -56,13 +57,13 @@ class CausalAdapter:
     def run_backbone(self, model: PreTrainedModel, batch: Batch, *, with_routers: bool) -> tuple[Tensor, Any]:
         """[B, T, H], the last hidden states segments isolated from each other; and the routers' logits, if asked."""
         ids, positions = batch.input_ids, batch.position_ids
-        if "flash" in (model.config._attn_implementation or ""):
-            # FlashAttention reads segment borders off the positions for one row only, so all rows become one.
+        more: dict[str, Any] = {"attention_mask": None}
+        if by_segments(model):  # of one row
             ids, positions = ids.reshape(1, -1), positions.reshape(1, -1)
-        more = {"output_router_logits": True} if with_routers else {}
-        output = self.backbone(model)(
-            input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False, **more
-        )
+            more = segment_arguments(model, batch)
+        if with_routers:
+            more["output_router_logits"] = True
+        output = self.backbone(model)(input_ids=ids, position_ids=positions, use_cache=False, **more)
         hidden = output.last_hidden_state.reshape(*batch.input_ids.shape, -1)
         return hidden, output.router_logits if with_routers else None
 
@@ -93,6 +94,7 @@ class TokenNLL(nn.Module):
         super().__init__()
         self.model = model  # or a PeftModel around one
         self.adapter = adapter
+        self.attention: Choice | None = None  # None: what the library prefers
         self.head = adapter.head(self.causal)
         self.gradient_watch: GradientWatch | None = None
         self.embedding_noise: EmbeddingNoise | None = None

@@ -1,6 +1,5 @@
 """Loading a base model and preparing it for training: precision, attention, adapters, activation checkpointing."""
 
-import importlib.util
 import sys
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers.utils import logging
 from mftcoder.config.schema import Model, Training
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.attention import WITHOUT_MASK, likely, set_attention, set_general_attention
 from mftcoder.models.lora import add_lora
 from mftcoder.models.quantization import load_settings, prepare_quantized
 
@@ -34,16 +34,11 @@ def maximum_length(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def attention_backend(requested: str) -> str | None:
-    """For "auto" FlashAttention 2 where it is installed and there is a GPU, else None: what the library prefers."""
-    if requested != "auto":
-        return requested
-    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if flash else None
-
-
 def load_causal(settings: Model) -> PreTrainedModel:
-    """The base model in its training precision, from safetensors only; quantized if the settings say so."""
+    """The base model in its training precision, from safetensors only; quantized if the settings say so.
+
+    Its attention is fit for any use, generation included.
+    """
     load_config(settings)
     dtype, quantization = getattr(torch, settings.dtype), settings.quantization
     if not sys.stderr.isatty():
@@ -55,12 +50,12 @@ def load_causal(settings: Model) -> PreTrainedModel:
             trust_remote_code=settings.trust_remote_code,
             dtype=dtype,
             quantization_config=load_settings(quantization, dtype) if quantization else None,
-            attn_implementation=attention_backend(settings.attention),
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError) as error:
         raise MftcoderError(f'model.path: cannot load "{settings.path}": {error}') from error
     model.config.use_cache = False
+    set_general_attention(model)
     if quantization:
         prepare_quantized(model)
     return model
@@ -68,25 +63,28 @@ def load_causal(settings: Model) -> PreTrainedModel:
 
 def load_token_nll(settings: Model, training: Training, *, seed: int) -> TokenNLL:
     """The model to train. New weights (adapters) depend on ``seed`` alone, so all ranks get the same."""
-    return _for_training(load_causal(settings), settings, training, seed)
+    causal = load_causal(settings)
+    choice = set_attention(causal, settings.attention)
+    model = _for_training(causal, settings, training, seed)
+    model.attention = choice
+    return model
 
 
 def meta_token_nll(settings: Model, training: Training) -> TokenNLL:
     """The model to train by its shapes alone, on the meta device, and not quantized. Reads no weights."""
-    config, attention = load_config(settings), attention_backend(settings.attention)
+    config = load_config(settings)
     if settings.lora:  # other ways to begin need the weights
         settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"initialization": "zero"})})
-    if attention and "flash" in attention:
-        AttentionInterface.register(_WITHOUT_MASK, _attention_without_mask)
-        attention = _WITHOUT_MASK
+    AttentionInterface.register(_WITHOUT_MASK, _attention_without_mask)
     with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(
             config,
             dtype=getattr(torch, settings.dtype),
-            attn_implementation=attention,
             trust_remote_code=settings.trust_remote_code,
         )
         causal.config.use_cache = False
+        attention = likely(causal, settings.attention)
+        causal.set_attn_implementation(_WITHOUT_MASK if attention in WITHOUT_MASK else attention)
         model = _for_training(causal, settings, training.model_copy(update={"torch_compile": False}), seed=0)
     for parameter in model.parameters():
         if parameter.requires_grad:  # on the meta device peft leaves its adapters in float32
@@ -95,7 +93,7 @@ def meta_token_nll(settings: Model, training: Training) -> TokenNLL:
 
 
 def _attention_without_mask(module: nn.Module, *states: torch.Tensor, **options: Any) -> Any:
-    """What FlashAttention keeps, where it is not installed: no mask."""
+    """What backends that need no mask keep, where they cannot run."""
     query, key, value, *_ = states
     return sdpa_attention_forward(module, query, key, value, None, **options | {"is_causal": True})
 

@@ -29,7 +29,7 @@ def describe(
         f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
         f"{run.group.size} rank(s), {run.schedule.rows_per_step} rows per step, "
         f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; "
-        f"attention {run.engine.model.causal.config._attn_implementation}"
+        f"attention {run.engine.model.attention}"
     )
     if quantization := run.config.model.quantization:
         run.metrics.tell(f"{num_quantized(run.engine.model):,} parameters are held in {quantization.type}")
@@ -63,11 +63,13 @@ def describe(
         | {"validation_samples": task.splits["validation"].samples if "validation" in task.splits else 0}
         for task in manifest.tasks
     }
+    attention = run.engine.model.attention
     content = {
         "mftcoder": __version__,
         "versions": versions(),
         "world_size": run.group.size,
         "device": device,
+        "attention": attention and {"backend": attention.backend, "reason": attention.reason},
         "peak_tflops": hardware.peak_tflops,
         "rows_per_step": run.schedule.rows_per_step,
         "steps_per_epoch": run.schedule.steps_per_epoch,

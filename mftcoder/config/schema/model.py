@@ -66,9 +66,14 @@ class Model(Section):
         description="Precision of weights and arithmetic; losses and their sums are float32 or better. `float16`, with "
         "dynamic loss scaling, is for GPUs without bfloat16: steps that overflow are skipped, their losses unused.",
     )
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
+    attention: Literal[
+        "auto", "varlen", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa", "eager"
+    ] = Field(
         "auto",
-        description="Attention backend. `auto` takes FlashAttention where it is installed, else sdpa; others force it.",
+        description="What computes the attention of packed rows. `auto` takes the first that computes all that the "
+        "model asks for: on a GPU `varlen` (torch's own FlashAttention, no package needed), FlashAttention 3 or 2 if "
+        "installed, `flex_attention`, then `sdpa` and `eager` with a mask; on a CPU the last two. Others are forced, "
+        "or fail. The run says which it was, and why.",
     )
     router_loss_coefficient: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Weight of the load-balancing loss of mixture-of-experts models; default: the model's own."
