@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_llama, tiny_tokenizer
 
 
@@ -24,3 +25,5 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("corpora") and not os.environ.get("MFTCODER_CORPORA"):
         pytest.skip("MFTCODER_CORPORA is not set")
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")

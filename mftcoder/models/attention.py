@@ -61,8 +61,8 @@ class Needs:
     supports: dict[str, bool]  # by backend, what the library says of the family
 
     @classmethod
-    def of(cls, model: PreTrainedModel, device: torch.device) -> "Needs":
-        """Those of ``model`` in its dtype, on ``device``."""
+    def of(cls, model: PreTrainedModel, device: torch.device, *, masked: bool = False) -> "Needs":
+        """Those of ``model`` in its dtype, on ``device``. ``masked``: its samples are kept apart by a mask of ours."""
         config = model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or [])
         return cls(
@@ -114,6 +114,8 @@ def unfit(backend: str, needs: Needs) -> Iterator[str]:
     if backend in ("varlen", "flex_attention") and needs.dropout:
         yield f"it has no dropout, and the model's is {needs.dropout:g}"
     if backend == "flex_attention":
+        if needs.masks:
+            yield "the model has layers that need a mask"
         if needs.capability is None:
             yield "it trains on a GPU only"
         if needs.head_size < SMALLEST_HEAD:
@@ -143,9 +145,12 @@ def _unfit_by_segments(backend: str, needs: Needs) -> Iterator[str]:
         yield f"heads of {needs.head_size} are larger than {LARGEST_HEAD}"
 
 
-def set_attention(model: PreTrainedModel, requested: str) -> Choice:
-    """Choose the attention with which ``model`` trains on this process's device, and set it."""
-    choice = choose(requested, Needs.of(model, _device()))
+def set_attention(model: PreTrainedModel, requested: str, *, masked: bool = False) -> Choice:
+    """Choose the attention with which ``model`` trains on this process's device, and set it.
+
+    ``masked``: its samples are kept apart by a mask of ours, which some backends do not take.
+    """
+    choice = choose(requested, Needs.of(model, _device(), masked=masked))
     try:
         model.set_attn_implementation(NAMES.get(choice.backend, choice.backend))
     except (ValueError, ImportError) as error:
