@@ -8,6 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mftcoder.config.schema import Config
 
 BEGIN, END = "<!-- settings: begin (generated) -->", "<!-- settings: end -->"
@@ -33,40 +35,40 @@ class Setting:
     required: bool
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema (2020-12) of a training config."""
-    schema = Config.model_json_schema()
+def json_schema(config: type[BaseModel] = Config) -> dict[str, Any]:
+    """The JSON schema (2020-12) of a kind of config; default: the training config."""
+    schema = config.model_json_schema()
     schema["properties"]["$schema"] = {"type": "string", "description": "For editors; has no effect."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 @cache
-def settings() -> tuple[Setting, ...]:
+def settings(config: type[BaseModel] = Config) -> tuple[Setting, ...]:
     """Every key of every section, once, sections in the order of the schema."""
-    schema = Config.model_json_schema()
+    schema = config.model_json_schema()
     found: dict[tuple[str, str | None, str], Setting] = {}
     for setting in _walk(schema, schema["$defs"], section=""):
         found.setdefault((setting.section, setting.variant, setting.key), setting)
     return tuple(found.values())
 
 
-def refresh(folder: Path) -> None:
+def refresh(folder: Path, config: type[BaseModel] = Config) -> None:
     """Write ``schema.json`` in ``folder`` (configs/) anew, and the tables in its README.md between their markers."""
-    (folder / "schema.json").write_text(schema_text(), encoding="utf-8")
+    (folder / "schema.json").write_text(schema_text(config), encoding="utf-8")
     readme = folder / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    readme.write_text(before + markdown() + rest.split(END)[1], encoding="utf-8")
+    readme.write_text(before + markdown(config) + rest.split(END)[1], encoding="utf-8")
 
 
-def schema_text() -> str:
+def schema_text(config: type[BaseModel] = Config) -> str:
     """``json_schema`` as configs/schema.json holds it."""
-    return json.dumps(json_schema(), indent=2) + "\n"
+    return json.dumps(json_schema(config), indent=2) + "\n"
 
 
-def markdown() -> str:
+def markdown(config: type[BaseModel] = Config) -> str:
     """Tables of all settings, one per section (and per type of a section), between the markers of configs/README.md."""
     lines = [BEGIN]
-    by_section = groupby(settings(), lambda setting: (setting.section, setting.variant, setting.about))
+    by_section = groupby(settings(config), lambda setting: (setting.section, setting.variant, setting.about))
     for (section, variant, about), rows in by_section:
         title = f"`{section}`" if section else "Top level"
         of_type = f', `"type": "{variant}"`' if variant else ""

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mftcoder.config.describe import settings
+from mftcoder.config.describe import Setting, settings
 
 Place = tuple[str | int, ...]  # keys and list indices from the top
+Known = tuple[Setting, ...]  # the keys that there are
 
 KINDS = {
     "string_type": "a string",
@@ -80,14 +81,18 @@ def nearest(word: str, known: list[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def of_schema(error: ValidationError, raw: dict[str, Any]) -> list[str]:
-    """Every problem that pydantic found in ``raw``, as ``key: problem`` lines."""
+def of_schema(error: ValidationError, raw: dict[str, Any], known: Known | None = None) -> list[str]:
+    """Every problem that pydantic found in ``raw``, as ``key: problem`` lines.
+
+    ``known``: the keys that a config of its kind can have; default: those of the training config.
+    """
+    known = known or settings()
     places: dict[Place, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         places.setdefault(_place(details, raw), []).append(details)
     # The parts of "a string or a list of strings" fail each on its own; the deepest failure says most.
     inner = [place for place in places if not any(other[: len(place)] == place != other for other in places)]
-    return [f"{'.'.join(map(str, place)) or 'the config'}: {_problem(places[place], place, raw)}" for place in inner]
+    return [f"{'.'.join(map(str, place)) or 'the config'}: {_problem(places[place], place, raw, known)}" for place in inner]
 
 
 def _place(details: ErrorDetails, node: Any) -> Place:
@@ -105,19 +110,19 @@ def _place(details: ErrorDetails, node: Any) -> Place:
     return tuple(place)
 
 
-def _problem(failures: list[ErrorDetails], place: Place, raw: dict[str, Any]) -> str:
+def _problem(failures: list[ErrorDetails], place: Place, raw: dict[str, Any], known: Known) -> str:
     """What is wrong at one place. Several failures mean that none of the alternatives of its type fits."""
     details = next((failure for failure in failures if failure["type"] in LIMITS), failures[0])
     kind = details["type"]
     context, value = details.get("ctx", {}), details["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(place, raw)
+        return _unknown_key(place, raw, known)
     if kind == "missing":
-        return f"missing. {_meaning(place)}".rstrip()
+        return f"missing. {_meaning(place, known)}".rstrip()
     if kind == "union_tag_not_found":
-        return f"missing; it must be {_either(_types(place))}."
+        return f"missing; it must be {_either(_types(place, known))}."
     if kind == "union_tag_invalid":
-        return _not_one_of(_types(place), value["type"])
+        return _not_one_of(_types(place, known), value["type"])
     if kind == "literal_error":
         return _not_one_of(re.findall("'([^']*)'", context["expected"]), value)
     if kind in LIMITS:
@@ -127,12 +132,12 @@ def _problem(failures: list[ErrorDetails], place: Place, raw: dict[str, Any]) ->
     return f"{details['msg']}; found {show(value)}."
 
 
-def _unknown_key(place: Place, raw: Any) -> str:
+def _unknown_key(place: Place, raw: Any, known: Known) -> str:
     """The nearest key of the same section; else the type or the section that has this very key."""
     for part in place[:-1]:
         raw = raw[part]
     key, section, form = str(place[-1]), _section(place), raw.get("type")
-    here = [setting for setting in settings() if setting.section == section]
+    here = [setting for setting in known if setting.section == section]
     forms = [setting.variant for setting in here if setting.key == key]
     if forms:
         now = f'"type": {show(form)}' if form else "the default type"
@@ -140,7 +145,7 @@ def _unknown_key(place: Place, raw: Any) -> str:
     meant = ALIASES.get(key.lower(), key)
     if hint := nearest(meant, [setting.key for setting in here if form in (None, setting.variant)]):
         return f"unknown key{hint}"
-    plain_first = sorted(settings(), key=lambda setting: setting.variant is not None)
+    plain_first = sorted(known, key=lambda setting: setting.variant is not None)
     elsewhere = [f"{setting.section}.{meant}".lstrip(".") for setting in plain_first if setting.key == meant != "type"]
     return f'unknown key; did you mean "{elsewhere[0]}"?' if elsewhere else "unknown key. Delete it."
 
@@ -158,14 +163,14 @@ def _section(place: Place) -> str:
     return ".".join(part for part in place[:-1] if isinstance(part, str))
 
 
-def _types(place: Place) -> list[str]:
+def _types(place: Place, known: Known) -> list[str]:
     """The types that the section around ``place`` can have."""
-    found = [setting.variant for setting in settings() if setting.section == _section(place)]
+    found = [setting.variant for setting in known if setting.section == _section(place)]
     return list(dict.fromkeys(variant for variant in found if variant))
 
 
-def _meaning(place: Place) -> str:
-    for setting in settings():
+def _meaning(place: Place, known: Known) -> str:
+    for setting in known:
         if (setting.section, setting.key) == (_section(place), place[-1]):
             return setting.schema.get("description", "")
     return ""
