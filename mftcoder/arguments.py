@@ -48,9 +48,13 @@ def _data_commands(add: AddCommand) -> None:
     construct = add(
         "construct",
         "make task files",
-        "mftcoder construct from-source tasks --roots ~/projects --max-samples 10000",
+        "mftcoder construct from-source tasks --roots ~/projects --max-samples 10000\n"
+        "  mftcoder construct run configs/construct/self-instruct.json --preview 20",
     )
-    _from_source(construct.add_subparsers(title="ways", dest="way", required=True, metavar="WAY"))
+    ways = construct.add_subparsers(title="ways", dest="way", required=True, metavar="WAY")
+    _from_source(ways)
+    _construct_run(ways)
+    _construct_topics(ways)
 
     tokenize = add("tokenize", "turn task files into packed shards", "mftcoder tokenize configs/sft-mixed.json")
     _config(tokenize)
@@ -109,6 +113,26 @@ def _from_source(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--max-chars", type=_positive, metavar="N", help="of a conversation (default: 6000)")
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of cuts, defects and choice (default: 0)")
     _json(parser, "print the counts as JSON")
+
+
+def _construct_run(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "a task by asking a model, as a config says; call it again to go on after a kill"
+    parser = ways.add_parser("run", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="JSON, such as configs/construct/self-instruct.json"
+    )
+    _set(parser, "endpoint.model=my-model")
+    parser.add_argument("--retry-failed", action="store_true", help="ask again what failed in an earlier run")
+    parser.add_argument("--preview", type=_positive, metavar="N", help="also show N samples, from all over the file")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the preview (20 samples) as a page instead")
+    _json(parser, "print the manifest as JSON")
+
+
+def _construct_topics(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "the ready-made lists of topics"
+    parser = ways.add_parser("topics", help=purpose, description=f"Show {purpose}.")
+    parser.add_argument("list", nargs="?", metavar="LIST", help="show the topics of this one")
+    _json(parser, "print them as JSON")
 
 
 def _training_commands(add: AddCommand) -> None:
@@ -229,7 +253,8 @@ def _report_commands(add: AddCommand) -> None:
 
 
 def _setup_commands(add: AddCommand) -> None:
-    add("schema", "print the JSON schema of the config", "mftcoder schema > configs/schema.json")
+    schema = add("schema", "print the JSON schema of the config", "mftcoder schema > configs/schema.json")
+    schema.add_argument("--construct", action="store_true", help="of the config of `construct run`")
 
     env = add("env", "print versions and hardware", "mftcoder env --json")
     _json(env, "print JSON")
@@ -246,13 +271,17 @@ def _setup_commands(add: AddCommand) -> None:
 
 def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="training config (JSON)")
+    _set(parser, "training.learning_rate=1e-5")
+
+
+def _set(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a key, e.g. training.learning_rate=1e-5; repeatable",
+        help=f"override a key, e.g. {example}; repeatable",
     )
 
 

@@ -19,6 +19,7 @@ from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError, ReportedByMain, RunError
 
 INTERRUPTED = 130  # as shells report SIGINT
+PREVIEWED = 20  # samples on a page, if no number is given
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 
 
@@ -49,7 +50,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def construct(arguments: Namespace) -> int:
-    """Task files out of source code."""
+    """Task files, in one of several ways."""
+    return {"from-source": _from_source, "run": _construct_run, "topics": _construct_topics}[arguments.way](arguments)
+
+
+def _from_source(arguments: Namespace) -> int:
     from mftcoder.construct.from_source import MAX_CHARS, TASKS, construct, table
 
     counts = construct(
@@ -62,6 +67,42 @@ def construct(arguments: Namespace) -> int:
         tell=_tell,
     )
     _show(arguments, counts, table(counts))
+    return 0
+
+
+def _construct_run(arguments: Namespace) -> int:
+    from mftcoder.construct.settings import load as load_construct
+
+    config = load_construct(arguments.config, arguments.overrides)
+    from mftcoder.construct.pipeline import run
+    from mftcoder.construct.yields import table
+
+    manifest = run(config, retry_failed=arguments.retry_failed, tell=_tell)
+    _show(arguments, manifest, table(manifest))
+    if arguments.html or (arguments.preview and not arguments.json):
+        from mftcoder.construct.preview import chosen, show, write_preview
+
+        samples = chosen(config, arguments.preview or PREVIEWED)
+        if arguments.html:
+            _tell(f"wrote {write_preview(config, manifest, samples, arguments.html)}")
+        else:
+            show(samples, _console(), color=sys.stdout.isatty())
+    return 0
+
+
+def _construct_topics(arguments: Namespace) -> int:
+    from mftcoder.construct.seeds import read_topics, topic_lists
+
+    if arguments.list:
+        topics = [topic.text for topic in read_topics([arguments.list])]
+        _print_json(topics) if arguments.json else print(*topics, sep="\n")
+        return 0
+    lists = topic_lists()
+    if arguments.json:
+        _print_json(lists)
+    else:
+        for name, topics in lists.items():
+            print(f"{name:<16} {len(topics):>3} topics: {', '.join(topics[:3])} …")
     return 0
 
 
@@ -220,7 +261,12 @@ def schema(arguments: Namespace) -> int:
     """The JSON schema of the config."""
     from mftcoder.config.describe import json_schema
 
-    _print_json(json_schema())
+    if arguments.construct:
+        from mftcoder.construct.settings import ConstructConfig
+
+        _print_json(json_schema(ConstructConfig))
+    else:
+        _print_json(json_schema())
     return 0
 
 

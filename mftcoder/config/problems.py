@@ -92,7 +92,9 @@ def of_schema(error: ValidationError, raw: dict[str, Any], known: Known | None =
         places.setdefault(_place(details, raw), []).append(details)
     # The parts of "a string or a list of strings" fail each on its own; the deepest failure says most.
     inner = [place for place in places if not any(other[: len(place)] == place != other for other in places)]
-    return [f"{'.'.join(map(str, place)) or 'the config'}: {_problem(places[place], place, raw, known)}" for place in inner]
+    return [
+        f"{'.'.join(map(str, place)) or 'the config'}: {_problem(places[place], place, raw, known)}" for place in inner
+    ]
 
 
 def _place(details: ErrorDetails, node: Any) -> Place:

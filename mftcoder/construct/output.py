@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any, ParamSpec, TypeVar
@@ -65,23 +66,36 @@ class TaskFile:
         excess = self.tally.used - max_samples
         if excess <= 0:
             return
-        kept = set(rng.sample(range(self.tally.used), max_samples))
+        self.keep_only(set(rng.sample(range(self.tally.used), max_samples)))
+        self.tally.used = max_samples
+        self.tally.left_out["over max_samples"] = excess
+
+    def keep_only(self, kept: Container[int]) -> None:
+        """Keeps the records of these numbers, counted from 0, in their order; the tally stays as it is."""
         end = 0
         self._file.seek(0)
-        for number in range(self.tally.used):
-            line = self._file.readline()
+        for number in count():
+            if not (line := self._file.readline()):
+                break
             if number in kept:
                 following = self._file.tell()
                 self._file.seek(end)
                 end += self._file.write(line)
                 self._file.seek(following)
         self._file.truncate(end)
-        self.tally.used = max_samples
-        self.tally.left_out["over max_samples"] = excess
 
     def records(self) -> Iterator[dict[str, Any]]:
         self._file.seek(0)
         return map(json.loads, self._file)
+
+    def checksum(self) -> str:
+        """Of what is written so far: 32 hexadecimal digits."""
+        self._file.seek(0)
+        digest = hashlib.blake2b(digest_size=16)
+        for line in self._file:
+            digest.update(line)
+        self._file.seek(0, os.SEEK_END)
+        return digest.hexdigest()
 
     def publish(self) -> None:
         self._file.close()

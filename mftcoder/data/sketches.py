@@ -1,10 +1,8 @@
 """What samples are compared by, made of records as the encoded samples are: part by part, and kept beside them."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +13,13 @@ from numpy.typing import NDArray
 
 from mftcoder.config.schema import Config, Filters
 from mftcoder.data.encoding import Record
-from mftcoder.data.filters.benchmarks import FIELDS, Benchmarks, Hit, Item, item_text
+from mftcoder.data.filters.benchmarks import Benchmarks, Hit
+from mftcoder.data.filters.compared import compared_texts, content_hash, read_benchmarks
 from mftcoder.data.filters.duplicates import Sketches
 from mftcoder.data.filters.minhash import Shingles, shingles, sign
 from mftcoder.data.inputs import Inputs
 from mftcoder.data.parts import EncodedPart, Made, lists, named_parts
-from mftcoder.data.reading import Refuse, read_file
-from mftcoder.data.records import Message, Text
-from mftcoder.data.sources import named_files
-from mftcoder.errors import MftcoderError
+from mftcoder.data.reading import Refuse
 
 SKETCHING_VERSION = 1  # to be raised by whoever changes what sketches records become
 _SCHEMA = pa.schema(
@@ -65,12 +61,7 @@ class SketchMaker:
     @cached_property
     def benchmarks(self) -> Benchmarks:
         """The items of all benchmarks; raises MftcoderError if one has none, or none with the field asked for."""
-        items = []
-        for number, files in enumerate(self._filters.benchmarks):
-            where = f"data.filters.benchmarks[{number}]"
-            for file in named_files(files.path, where):
-                items += [Item(place, text, number) for place, text in _item_texts(file, files.field, where)]
-        return Benchmarks(items, bleu=self._filters.bleu, ngram_words=self._filters.ngram_words)
+        return read_benchmarks(self._filters, "data.filters.benchmarks")
 
     def __call__(self, records: list[Record], part: EncodedPart, records_before: int, refuse: Refuse, /) -> Made:
         """The sketches of ``records``."""
@@ -78,12 +69,12 @@ class SketchMaker:
         sets = [np.zeros(0, np.uint32)] * len(records)
         bands, low_bytes = np.zeros((len(records), 0), np.uint32), np.zeros((len(records), 0), np.uint8)
         if similarity is not None:
-            sets = shingles(["\n".join(_texts(record, self._filters.compare)) for record in records])
+            sets = shingles(["\n".join(compared_texts(record, self._filters.compare)) for record in records])
             bands, low_bytes = sign(sets, similarity)
         found = self._in_benchmarks(records)
         columns = [
             pa.array([record.where.removeprefix(str(part.source.path)) for record in records]),
-            pa.array([_content_hash(record, self._filters) for record in records], pa.uint64()),
+            pa.array([content_hash(record, self._filters) for record in records], pa.uint64()),
             lists(list(bands), pa.uint32()),
             lists(list(low_bytes), pa.uint8()),
             lists(sets, pa.uint32()),
@@ -95,47 +86,9 @@ class SketchMaker:
 
     def _in_benchmarks(self, records: list[Record]) -> list[Hit | None]:
         """For each record what one of its messages shares with a benchmark's item."""
-        texts = [_texts(record, "all") for record in records]
+        texts = [compared_texts(record, "all") for record in records]
         hits = iter(self.benchmarks.find([text for some in texts for text in some]) if self._filters.benchmarks else ())
         return [next(filter(None, [next(hits, None) for _ in some]), None) for some in texts]
-
-
-def _item_texts(file: Path, field: str | None, where: str) -> Iterator[tuple[str, str]]:
-    """The places and texts of a benchmark's items."""
-    for place, record in read_file(file):
-        text = item_text(record, field)
-        if text is None:
-            wanted = f'a string "{field}"' if field else f"one of {', '.join(FIELDS)}"
-            raise MftcoderError(f"{place}: must have {wanted}; found keys {', '.join(record)}. Set field of {where}.")
-        yield place, text
-
-
-def _compared(record: Record, compare: str) -> list[Message]:
-    """The messages of a conversation that are compared for duplicates; system messages belong to the prompt."""
-    if isinstance(record, Text):
-        return [Message("text", record.text, supervised=True)]
-    return [one for one in record.messages if compare == "all" or (one.role == "assistant") == (compare == "answer")]
-
-
-def _texts(record: Record, compare: str) -> list[str]:
-    """What is compared, without system messages: those that many samples share would make them all alike."""
-    return [_text(message) for message in _compared(record, compare) if message.role != "system"]
-
-
-def _text(message: Message) -> str:
-    fields = json.dumps(message.fields, sort_keys=True, ensure_ascii=False, default=str) if message.fields else ""
-    return message.content + fields
-
-
-def _content_hash(record: Record, filters: Filters) -> int:
-    """64 bits, equal for records that are exact duplicates."""
-    turns = [(message.role, _text(message)) for message in _compared(record, filters.compare)]
-    if "whitespace" in filters.ignore:
-        turns = [(role, " ".join(text.split())) for role, text in turns]
-    content = json.dumps(turns, ensure_ascii=False)
-    if "case" in filters.ignore:
-        content = content.lower()
-    return int.from_bytes(blake2b(content.encode(), digest_size=8).digest())
 
 
 class InBenchmark(NamedTuple):
