@@ -54,6 +54,12 @@ def _model(config: Config) -> Iterator[str]:
     if lora and lora.target_parameters and lora.dora:
         yield "model.lora.dora: does not work with target_parameters. Set it to false."
 
+    scaling = config.model.rope_scaling
+    if scaling and scaling.type == "default" and scaling.theta is None:
+        yield 'model.rope_scaling.theta: missing; the type "default" changes nothing else. Give one, e.g. 1e6.'
+    if repeated := [token for token, times in Counter(config.model.new_tokens).items() if times > 1]:
+        yield f"model.new_tokens: {show(repeated)} stand there twice. Name each once."
+
 
 def _tasks(config: Config) -> Iterator[str]:
     for index, task in enumerate(config.data.tasks):

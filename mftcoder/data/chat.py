@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
+from tokenizers import AddedToken, Encoding
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from mftcoder.config.schema import MarkersChat, Model, TemplateChat
@@ -25,20 +25,14 @@ CONTROL_AS_TEXT = "spell out control tokens, which became ordinary text"
 
 
 def load_tokenizer(model: Model, chat: TemplateChat | MarkersChat) -> PreTrainedTokenizerFast:
-    """The model's tokenizer with the chat template that the run trains on.
+    """The model's tokenizer with its new tokens and the chat template that the run trains on.
 
     Raises MftcoderError if there is no tokenizer, no fast one, or the template's file cannot be read.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise MftcoderError(f"model.path: no tokenizer can be loaded from {model.path}: {error}") from error
-    if not tokenizer.is_fast:
-        raise MftcoderError(
-            f"model.path: {model.path} has no fast tokenizer, which is needed. Convert it to tokenizer.json."
-        )
+    tokenizer = _stored_tokenizer(model)
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in model.new_tokens], special_tokens=True
+    )
     if isinstance(chat, MarkersChat):
         tokenizer.chat_template = markers_template(chat)
     elif chat.file is not None:
@@ -49,10 +43,44 @@ def load_tokenizer(model: Model, chat: TemplateChat | MarkersChat) -> PreTrained
     return tokenizer
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerFast, model: PretrainedConfig) -> None:
-    """MftcoderError if the tokenizer can give an id, other than padding, for which the model has no embedding."""
+def new_token_pieces(model: Model) -> dict[int, list[int]]:
+    """The ids of those of ``model.new_tokens`` that are new, each with the ids that its text had before.
+
+    Raises MftcoderError as ``load_tokenizer`` does.
+    """
+    stored, tokenizer = _stored_tokenizer(model), load_tokenizer(model, TemplateChat())
+    known, backend = stored.get_vocab(), stored.backend_tokenizer
+    return {
+        tokenizer.convert_tokens_to_ids(token): backend.encode(token, add_special_tokens=False).ids
+        for token in model.new_tokens
+        if token not in known
+    }
+
+
+def _stored_tokenizer(model: Model) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise MftcoderError(f"model.path: no tokenizer can be loaded from {model.path}: {error}") from error
+    if not tokenizer.is_fast:
+        raise MftcoderError(
+            f"model.path: {model.path} has no fast tokenizer, which is needed. Convert it to tokenizer.json."
+        )
+    return tokenizer
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerFast, model: PretrainedConfig, new_tokens: Sequence[str] = ()
+) -> None:
+    """MftcoderError if the tokenizer can give an id, other than padding, for which the model has no embedding.
+
+    ``new_tokens`` get one before training.
+    """
     padding, size = tokenizer.pad_token_id, model.get_text_config().vocab_size
-    highest = max(number for number in tokenizer.get_vocab().values() if number != padding)
+    vocabulary = tokenizer.get_vocab()
+    highest = max(vocabulary[token] for token in vocabulary.keys() - {*new_tokens} if vocabulary[token] != padding)
     if highest >= size:
         raise MftcoderError(
             f"model.path: the tokenizer's token {json.dumps(tokenizer.convert_ids_to_tokens(highest))} has the id "

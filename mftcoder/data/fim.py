@@ -28,13 +28,14 @@ from mftcoder.errors import MftcoderError
 
 REARRANGED = "became fill-in-the-middle"
 TOO_LONG = "stay as they are, being longer than a row as fill-in-the-middle"
-SENTINELS = (  # before the prefix, before the suffix, before the middle
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, StarCoder2, Granite
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
-    ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # CodeLlama
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
-)
+# Before the prefix, before the suffix, before the middle.
+STARCODER = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")  # StarCoder, StarCoder2, Granite
+QWEN_CODER = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")  # Qwen2.5-Coder, CodeGemma
+DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>")  # DeepSeek-Coder, DeepSeek-V2, V3
+CODE_LLAMA = ("▁<PRE>", "▁<SUF>", "▁<MID>")
+SANTACODER = ("<fim-prefix>", "<fim-suffix>", "<fim-middle>")
+GLM = ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")  # GLM-4, CodeGeeX4
+SENTINELS = (STARCODER, QWEN_CODER, DEEPSEEK, CODE_LLAMA, SANTACODER, GLM)
 _GUARD = "☺"  # Llama's tokenizers put a space before a text: with this before it, the text itself gets none
 
 

@@ -62,6 +62,7 @@ class TokenizerIdentity(Section):
 
     path: str
     revision: str | None
+    new_tokens: list[str] = Field([])  # as the config has them
     hash: str
     chat_template_hash: str
 
@@ -71,6 +72,7 @@ class TokenizerIdentity(Section):
         return cls(
             path=config.model.path,
             revision=config.model.revision,
+            new_tokens=config.model.new_tokens,
             hash=vocabulary_hash(tokenizer),
             chat_template_hash=json_hash(tokenizer.chat_template),
         )

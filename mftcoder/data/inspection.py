@@ -158,7 +158,9 @@ def _decode(ids: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _tokenizer(manifest: Manifest) -> PreTrainedTokenizerFast:
     made_with = manifest.inputs.tokenizer
-    return load_tokenizer(Model(path=made_with.path, revision=made_with.revision), TemplateChat())
+    return load_tokenizer(
+        Model(path=made_with.path, revision=made_with.revision, new_tokens=made_with.new_tokens), TemplateChat()
+    )
 
 
 def visible(text: str) -> str:

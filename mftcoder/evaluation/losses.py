@@ -13,8 +13,9 @@ from mftcoder.data.inputs import vocabulary_hash
 from mftcoder.data.loader import Loader
 from mftcoder.data.shards import Rows, Shards
 from mftcoder.errors import MftcoderError
-from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.adapter import TokenNLL
 from mftcoder.models.check import check_model
+from mftcoder.models.families import adapter_of
 from mftcoder.training.trained import load_for_use
 
 ROWS_PER_BATCH = 8
@@ -100,7 +101,7 @@ def load_for_shards(name: str, shards: Shards) -> tuple[nn.Module, PreTrainedTok
 def _losses(name: str, shards: Shards, split: str) -> dict[str, SampleLosses]:
     """By task, leaving out tasks that the split does not hold."""
     model, _ = load_for_shards(name, shards)
-    nll = TokenNLL(model, CausalAdapter())
+    nll = TokenNLL(model, adapter_of(model.config))
     packed = shards.manifest.inputs.settings.packing == "pack"
     check_model(nll, lambda batch: nll(batch)[0], device=next(nll.parameters()).device, isolate_samples=packed)
     rows = {task: shards.rows(task, split) for task in shards.tasks}

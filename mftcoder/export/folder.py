@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 from mftcoder.data.chat import load_tokenizer, stop_token_ids
 from mftcoder.data.inputs import vocabulary_hash
 from mftcoder.errors import MftcoderError
-from mftcoder.models.load import load_causal
-from mftcoder.models.lora import add_lora, undo_pissa
+from mftcoder.models.load import add_adapters, load_causal
+from mftcoder.models.lora import undo_pissa
 from mftcoder.training.trained import load_trained, open_run
 
 
@@ -34,7 +34,7 @@ def export(run: Path, to: Path, *, checkpoint: str = "best", merge: bool = True)
     if config.model.lora is not None and merge:
         model = model.merge_and_unload(safe_merge=True)
     elif config.model.lora is not None and config.model.lora.initialization == "pissa":
-        undo_pissa(model, add_lora(load_causal(config.model), config.model.lora))
+        undo_pissa(model, add_adapters(load_causal(config.model), config.model))
     aside = to.with_name(to.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:

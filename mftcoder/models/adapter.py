@@ -1,7 +1,7 @@
 """What differs between model families: where the backbone is, how samples are isolated, how logits are made."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,34 @@ from mftcoder.models.task_gradients import GainWatch, GradientWatch, HeadWatch
 class Head(nn.Module):
     """The output projection as a loss. It holds the model's own parameters, so that ZeRO-3 gathers them for it."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, transform: LogitTransform) -> None:
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        transform: LogitTransform,
+        *,
+        normalized: bool = False,
+        new_rows: tuple[nn.Parameter, list[int]] | None = None,
+    ) -> None:
+        """``new_rows`` [N, H] stand at N places of ``weight`` [V, H]; ``normalized``: its rows count with length 1."""
         super().__init__()
-        self.weight, self.bias, self.transform = weight, bias, transform
+        self.weight, self.bias, self.transform, self.normalized = weight, bias, transform, normalized
+        self.rows = new_rows[0] if new_rows else None
+        self.places: Tensor
+        self.register_buffer("places", torch.tensor(new_rows[1] if new_rows else []).long(), persistent=False)
 
     def forward(
         self, hidden: Tensor, targets: Tensor, coefficients: Tensor | None, by_task: ByTask | None
     ) -> tuple[Tensor, Tensor]:
         """See ``chunked_nll``."""
+        weight: Tensor = self.weight
+        if self.rows is not None:
+            weight = weight.index_copy(0, self.places, self.rows.to(weight.dtype))
+        if self.normalized:
+            weight = nn.functional.normalize(weight)
         return chunked_nll(
             hidden,
-            self.weight,
+            weight,
             self.bias,
             targets,
             coefficients=coefficients,
@@ -39,13 +56,40 @@ class Head(nn.Module):
         )
 
 
+class Tokens(NamedTuple):
+    """Special tokens that the tokenizers of a family have."""
+
+    name: str
+    roles: tuple[str, ...] = ()  # that mark who speaks, or where a turn ends
+    infilling: tuple[str, ...] = ()  # before prefix, suffix and middle
+
+
+class Experts(NamedTuple):
+    """Where a mixture of experts has them."""
+
+    block: str  # class of the router with its experts, which ZeRO-3 gathers as one
+    parameters: tuple[str, ...]  # ends of the names of the fused experts
+
+
 @dataclass(frozen=True)
 class CausalAdapter:
     """Any causal language model of transformers whose logits are a linear map of the last hidden state.
 
-    Isolation rests on ``position_ids`` that restart at each sample, with no attention mask and no cache: the library
-    then builds a mask (sdpa, eager, flex); other backends are told the segments' borders. ``models.check`` proves it.
+    Attributes:
+        families: names of the models, for people.
+        tokens: which special tokens their tokenizers may have, those with most first.
+        isolation: how samples of a row are kept apart. "positions": by ``position_ids`` that restart at each sample,
+            with no attention mask and no cache: the library then builds a mask (sdpa, eager, flex); other
+            backends are told the segments' borders. "block_mask": by a mask of ours. "none": not at all. ``models.check`` proves it.
+        experts: of a mixture.
+        remote: transformers has no class for it.
     """
+
+    families: str = "any"
+    tokens: tuple[Tokens, ...] = ()
+    isolation: Literal["positions", "block_mask", "none"] = "positions"
+    experts: Experts | None = None
+    remote: bool = False
 
     def backbone(self, model: PreTrainedModel) -> nn.Module:
         """The model without its head."""
@@ -61,6 +105,8 @@ class CausalAdapter:
         if by_segments(model):  # of one row
             ids, positions = ids.reshape(1, -1), positions.reshape(1, -1)
             more = segment_arguments(model, batch)
+        elif self.isolation == "block_mask":
+            more = {"attention_mask": block_mask(positions, model.dtype)}
         if with_routers:
             more["output_router_logits"] = True
         output = self.backbone(model)(input_ids=ids, position_ids=positions, use_cache=False, **more)
@@ -79,7 +125,19 @@ class CausalAdapter:
         config = model.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
         transform = LogitTransform(scale, getattr(config, "final_logit_softcapping", None))
-        return Head(linear.weight, getattr(linear, "bias", None), transform)
+        normalized = type(linear).__name__ == "NormHead"  # that of Baichuan 2
+        if not hasattr(linear, "token_adapter"):
+            return Head(linear.weight, getattr(linear, "bias", None), transform, normalized=normalized)
+        trained, linear = linear.token_adapter, linear.token_adapter.base_layer  # peft's, of the rows of new tokens
+        rows = trained.trainable_tokens_delta["default"], trained.token_indices["default"]
+        return Head(linear.weight, getattr(linear, "bias", None), transform, normalized=normalized, new_rows=rows)
+
+    def expert_parameters(self, model: PreTrainedModel) -> list[str]:
+        """Ends of the names of the fused experts of ``model``; those found where the family is not known."""
+        if self.experts:
+            return list(self.experts.parameters)
+        found = (name.split(".") for name, p in model.named_parameters() if p.ndim == 3)
+        return sorted({".".join(parts[-3:]) for parts in found if parts[-2:-1] == ["experts"]})
 
 
 class TokenNLL(nn.Module):
@@ -132,6 +190,15 @@ class TokenNLL(nn.Module):
         if with_routers and self.router_loss is not None:
             routers = self.router_loss(router_logits, batch.segment_ids > 0)
         return nll, loss, routers
+
+
+def block_mask(positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, 1, T, T]: 0 where a token sees another, of its own sample and not after it; else the least number."""
+    samples = (positions == 0).cumsum(1)
+    seen = (samples[:, :, None] == samples[:, None, :]).tril()
+    return torch.zeros(seen.shape, dtype=dtype, device=positions.device).masked_fill_(~seen, torch.finfo(dtype).min)[
+        :, None
+    ]
 
 
 def num_parameters(model: nn.Module) -> tuple[int, int]:

@@ -55,7 +55,7 @@ class Needs:
     dropout: float
     soft_cap: bool
     sinks: bool
-    masks: bool  # attends by a pattern other than causal and sliding
+    masks: bool  # attends by a pattern other than causal and sliding, or by a mask of ours
     dtype: torch.dtype
     capability: tuple[int, int] | None  # of the GPU; None: there is none
     supports: dict[str, bool]  # by backend, what the library says of the family
@@ -72,7 +72,9 @@ class Needs:
             soft_cap=bool(getattr(config, "attn_logit_softcapping", None)),
             sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
             masks=bool(
-                kinds - {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None)
+                masked
+                or kinds - {"full_attention", "sliding_attention"}
+                or getattr(config, "attention_chunk_size", None)
             ),
             dtype=model.dtype,
             capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,

@@ -11,11 +11,15 @@ from mftcoder.config.schema import Lora
 from mftcoder.errors import MftcoderError
 
 
-def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
-    """The model (as a PeftModel) with trainable adapters, all else but ``lora.modules_to_save`` frozen."""
+def add_lora(model: PreTrainedModel, lora: Lora, trained_rows: dict[str, list[int]] | None = None) -> PreTrainedModel:
+    """The model (as a PeftModel) with trainable adapters, all else but ``lora.modules_to_save`` frozen.
+
+    ``trained_rows``: names of embeddings, or of the head, to numbers of rows that are trained beside them.
+    """
     from peft import LoraConfig, get_peft_model
 
     _check_names(model, lora)
+    rows = {name: numbers for name, numbers in (trained_rows or {}).items() if not _ends_in(name, lora.modules_to_save)}
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -23,6 +27,7 @@ def add_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
         target_modules=lora.target_modules,
         target_parameters=lora.target_parameters or None,
         modules_to_save=lora.modules_to_save or None,
+        trainable_token_indices=rows or None,
         use_rslora=lora.rank_stabilized,
         use_dora=lora.dora,
         init_lora_weights="pissa" if lora.initialization == "pissa" else True,
@@ -42,8 +47,12 @@ def _check_names(model: PreTrainedModel, lora: Lora) -> None:
     for setting, there in (("modules_to_save", model.named_modules()), ("target_parameters", model.named_parameters())):
         names = [name for name, _ in there]
         for wanted in getattr(lora, setting):
-            if not any(f".{name}".endswith(f".{wanted}") for name in names):
+            if not any(_ends_in(name, [wanted]) for name in names):
                 raise MftcoderError(f'model.lora.{setting}: the model has no "{wanted}"; it has e.g. "{names[-1]}".')
+
+
+def _ends_in(name: str, ends: list[str]) -> bool:
+    return any(f".{name}".endswith(f".{end}") for end in ends)
 
 
 @torch.no_grad()

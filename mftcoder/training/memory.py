@@ -15,7 +15,8 @@ from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config, Lora, Model, Quantization
 from mftcoder.models.adapter import TokenNLL
 from mftcoder.models.footprint import Footprint, footprint
-from mftcoder.models.load import load_config, meta_token_nll
+from mftcoder.models.load import meta_token_nll
+from mftcoder.models.model_config import load_config
 
 GIB = 2**30
 FLOAT32 = 4  # bytes

@@ -25,7 +25,8 @@ from mftcoder.losses.reductions import Unit, build_reduction
 from mftcoder.losses.weighting import Vector, build
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.check import check_model
-from mftcoder.models.load import load_config, load_token_nll, maximum_length
+from mftcoder.models.load import load_token_nll
+from mftcoder.models.model_config import check_isolation, check_length, load_config
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.checkpoint import Checkpoint, verify_files
@@ -147,9 +148,10 @@ def _check(config: Config, shards: Shards, model_config: PretrainedConfig, setti
 
     tokenizer = load_tokenizer(config.model, config.data.chat)
     check_matches(shards.manifest, config, tokenizer)
-    check_vocabulary(tokenizer, model_config)
+    check_vocabulary(tokenizer, model_config, config.model.new_tokens)
     check_unquantized(model_config, config.model.path)
-    check_length(config, maximum_length(model_config))
+    check_length(config, model_config)
+    check_isolation(config, model_config)
     if getattr(config.loss.weighting, "shared", None) == "lm_head":
         check_head_gradients(model_config, len(config.data.tasks))
     check_settings(settings)
@@ -177,15 +179,6 @@ def load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple
     check_model(engine.model, lambda batch: engine(batch)[0], device=group.device, isolate_samples=isolate)
     engine.train(True)
     return engine, parameters
-
-
-def check_length(config: Config, longest: int | None) -> None:
-    """MftcoderError if rows are longer than the model can take."""
-    if longest and config.data.sequence_length > longest:
-        raise MftcoderError(
-            f"data.sequence_length: must be at most {longest} (the model's max_position_embeddings); "
-            f"found {config.data.sequence_length}. Lower it and tokenize again."
-        )
 
 
 def make_schedule(config: Config, shards: Shards, world_size: int) -> Schedule:

@@ -13,8 +13,8 @@ from mftcoder.config.schema import Config, Model, TemplateChat
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
-from mftcoder.models.load import load_causal, load_config
-from mftcoder.models.lora import add_lora
+from mftcoder.models.load import add_adapters, load_causal
+from mftcoder.models.model_config import load_config
 from mftcoder.training.checkpoint import Checkpoint, find_checkpoint, verify_files
 
 
@@ -44,7 +44,7 @@ def load_trained(config: Config, checkpoint: Checkpoint, *, dequantize: bool = F
     causal = load_causal(config.model)
     if config.model.quantization and dequantize:
         causal = causal.dequantize()
-    model = causal if config.model.lora is None else add_lora(causal, config.model.lora)
+    model = causal if config.model.lora is None else add_adapters(causal, config.model)
     put_weights(model, consolidated_weights(checkpoint.path), checkpoint.path)
     return model
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from mftcoder.config.deepspeed import zero_stage
 from mftcoder.config.schema import Config
-from mftcoder.data.chat import check_vocabulary, load_tokenizer
+from mftcoder.data.chat import check_vocabulary, load_tokenizer, new_token_pieces
 from mftcoder.data.encoding import Encoder
 from mftcoder.data.making import first_problems
 from mftcoder.data.manifest import changed_sources, check_matches
@@ -17,13 +17,14 @@ from mftcoder.data.records import record_format
 from mftcoder.data.shards import Shards, Verify
 from mftcoder.data.sources import held_out_files, source_files
 from mftcoder.errors import MftcoderError
+from mftcoder.models.families import adapter_of, tokens_of
 from mftcoder.models.footprint import UnforeseeableError
-from mftcoder.models.load import load_config, maximum_length
+from mftcoder.models.model_config import check_isolation, check_length, is_text_part, load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.memory import GIB, plan, settings_of, smaller_plans
 from mftcoder.training.profiling import check_ranks
-from mftcoder.training.run import check_length, make_schedule
+from mftcoder.training.run import make_schedule
 from mftcoder.training.trackers import check_installed
 
 
@@ -57,10 +58,12 @@ def _model(config: Config, world_size: int) -> str:
     model = load_config(config.model)
     check_unquantized(model, config.model.path)
     longest = maximum_length(model)
-    check_length(config, longest)
+    check_length(config, model)
+    check_isolation(config, model)
     if getattr(config.loss.weighting, "shared", None) == "lm_head":
         check_head_gradients(model, len(config.data.tasks))
-    return f"{model.model_type}, made for {f'up to {longest:,}' if longest else 'any number of'} tokens"
+    part = " (the text part of a larger model)" if is_text_part(config.model) else ""
+    return f"{model.model_type}{part}, made for {f'up to {longest:,}' if longest else 'any number of'} tokens"
 
 
 def _deepspeed(config: Config, world_size: int) -> str:
@@ -73,9 +76,15 @@ def _deepspeed(config: Config, world_size: int) -> str:
 
 def _tokenizer(config: Config, world_size: int) -> str:
     tokenizer = load_tokenizer(config.model, config.data.chat)
-    check_vocabulary(tokenizer, load_config(config.model))
-    template = "a chat template" if tokenizer.chat_template else "no chat template: plain text only"
-    return f"{len(tokenizer):,} tokens, {template}"
+    model = load_config(config.model)
+    check_vocabulary(tokenizer, model, config.model.new_tokens)
+    found = [f"{len(tokenizer):,} tokens"]
+    if new := new_token_pieces(config.model) if config.model.new_tokens else {}:
+        found.append(f"{len(new)} of them new")
+    found.append("a chat template" if tokenizer.chat_template else "no chat template: plain text only")
+    if known := tokens_of(adapter_of(model), tokenizer):
+        found.append(f"{' '.join(known.roles + known.infilling)} as {known.name} has them")
+    return ", ".join(found)
 
 
 def _tasks(config: Config, world_size: int) -> str:

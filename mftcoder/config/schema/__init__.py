@@ -71,6 +71,7 @@ from mftcoder.config.schema.model import (
     Lora,
     Model,
     Quantization,
+    RopeScaling,
 )
 from mftcoder.config.schema.training import (
     LearningRate,
@@ -121,6 +122,7 @@ __all__ = [
     "ProportionalSampling",
     "Quantization",
     "Reduction",
+    "RopeScaling",
     "SampleReduction",
     "Sampling",
     "Section",

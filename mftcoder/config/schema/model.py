@@ -21,10 +21,10 @@ class Lora(Section):
     target_modules: str | list[str] = Field(
         "all-linear", description='Modules that get an adapter: "all-linear" (all but the head), a regex, or names.'
     )
-    target_parameters: list[NonEmpty] = Field(
+    target_parameters: list[NonEmpty] | Literal["experts"] = Field(
         [],
-        description="Parameters that get an adapter though they are no linear layer: the fused experts of a mixture, "
-        'e.g. `["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]`. Needs dropout 0.',
+        description="Parameters that get an adapter though they are no linear layer: `experts` are the fused experts "
+        "of a mixture, which otherwise stay as they are; or ends of names. Needs dropout 0.",
     )
     modules_to_save: list[NonEmpty] = Field(
         [],
@@ -43,6 +43,22 @@ class Lora(Section):
         "zero",
         description="`zero`: the adapter adds nothing at first; `pissa`: it begins as the principal components of the "
         "weight (Meng et al., NeurIPS 2024), by one SVD per weight at every start.",
+    )
+
+
+class RopeScaling(Section):
+    """Longer sequences than the model was made for, by other frequencies of its rotary embeddings (RoPE)."""
+
+    type: Literal["yarn", "linear", "llama3", "default"] = Field(
+        "yarn",
+        description="`yarn` (Peng et al., 2023) needs the least training; `linear`: positions divided by the factor "
+        "(Chen et al., 2023); `llama3`: as Llama 3.1; `default`: frequencies stay, for a `theta` of your own.",
+    )
+    factor: Annotated[float, Field(gt=1)] = Field(
+        description="The longest sequence is this times what the model was made for."
+    )
+    theta: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Base of the frequencies; default: the model's own. CodeLlama went from 1e4 to 1e6."
     )
 
 
@@ -74,6 +90,16 @@ class Model(Section):
         "model asks for: on a GPU `varlen` (torch's own FlashAttention, no package needed), FlashAttention 3 or 2 if "
         "installed, `flex_attention`, then `sdpa` and `eager` with a mask; on a CPU the last two. Others are forced, "
         "or fail. The run says which it was, and why.",
+    )
+    rope_scaling: RopeScaling | None = Field(
+        None,
+        description="Take longer sequences than the model was made for. They must be trained on; the exported model "
+        "keeps the scaling.",
+    )
+    new_tokens: list[NonEmpty] = Field(
+        [],
+        description="Special tokens that the tokenizer lacks, e.g. role markers or those of fill-in-the-middle. Each "
+        "begins as the mean of the pieces that it was cut into; under LoRA just their embeddings are trained.",
     )
     router_loss_coefficient: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Weight of the load-balancing loss of mixture-of-experts models; default: the model's own."
