@@ -46,9 +46,10 @@ smoke: setup
 demo: setup
 	@$(RUN) tools/demo.sh
 
-# configs/schema.json and the tables of configs/README.md, from the schema in mftcoder/config.
+# configs/schema.json and the tables of configs/README.md, from the schema in mftcoder/config; the table of model families.
 generated: setup
 	@$(RUN) python -c 'from pathlib import Path; from mftcoder.config.describe import refresh; refresh(Path("configs"))'
+	@$(RUN) python -c 'from pathlib import Path; from mftcoder.models.describe import refresh; refresh(Path("configs/models.md"))'
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -79,8 +79,9 @@ class CausalAdapter:
         families: names of the models, for people.
         tokens: which special tokens their tokenizers may have, those with most first.
         isolation: how samples of a row are kept apart. "positions": by ``position_ids`` that restart at each sample,
-            with no attention mask and no cache: the library then builds a mask (sdpa, eager, flex); other
-            backends are told the segments' borders. "block_mask": by a mask of ours. "none": not at all. ``models.check`` proves it.
+            with no attention mask and no cache: the library then makes the mask (sdpa, eager, flex); other backends
+            are told the segments' borders. "block_mask": by a mask of ours. "none": not at all. ``models.check`` proves
+            it.
         experts: of a mixture.
         remote: transformers has no class for it.
     """

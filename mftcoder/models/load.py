@@ -1,6 +1,8 @@
 """Loading a base model and preparing it for training: precision, attention, adapters, activation checkpointing."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,19 +35,20 @@ def load_causal(settings: Model) -> PreTrainedModel:
     dtype, quantization = getattr(torch, settings.dtype), settings.quantization
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    options = {"key_mapping": TEXT_PART} if is_text_part(settings) else {}
+    part = is_text_part(settings)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            settings.path,
-            config=config,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-            dtype=dtype,
-            quantization_config=load_settings(quantization, dtype) if quantization else None,
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
-        )
+        with _quietly() if part else nullcontext():  # of the weights of the other parts
+            model, found = AutoModelForCausalLM.from_pretrained(
+                settings.path,
+                config=config,
+                revision=settings.revision,
+                trust_remote_code=settings.trust_remote_code,
+                dtype=dtype,
+                quantization_config=load_settings(quantization, dtype) if quantization else None,
+                use_safetensors=True,
+                output_loading_info=True,
+                key_mapping=TEXT_PART if part else None,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise MftcoderError(f'model.path: cannot load "{settings.path}": {error}') from error
     if missing := sorted(found["missing_keys"]):  # they would be random
@@ -53,6 +56,12 @@ def load_causal(settings: Model) -> PreTrainedModel:
             f'model.path: the files of "{settings.path}" lack {len(missing)} of the weights of a '
             f"{type(model).__name__}, e.g. {missing[0]}. Download the model anew, or name another."
         )
+    if part:  # the library would give the weights their old names back when it saves them
+        model._weight_conversions = [
+            kept
+            for kept in getattr(model, "_weight_conversions", None) or []
+            if not {*kept.source_patterns} & {*TEXT_PART}
+        ]
     model.config.use_cache = False
     set_general_attention(model)
     if quantization:
@@ -60,6 +69,16 @@ def load_causal(settings: Model) -> PreTrainedModel:
     if pieces:
         embed_new_tokens(model, pieces)
     return model
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_token_nll(settings: Model, training: Training, *, seed: int) -> TokenNLL:

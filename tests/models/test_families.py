@@ -1,6 +1,7 @@
 """Every family: packed samples against the samples alone, our NLL against the library's logits, the table's facts."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from mftcoder.data.loader import collate
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
 from mftcoder.models.check import check_model
+from mftcoder.models.describe import markdown
 from mftcoder.models.families import ADAPTERS, GENERIC, adapter_of
 from mftcoder.models.model_config import check_isolation
 from mftcoder.models.sample_rope import choose_by_sample
@@ -101,6 +103,11 @@ def test_a_family_that_leaks_is_refused_and_does_leak(name):
     ours = TokenNLL(tiny_family(name), GENERIC).eval()
     with pytest.raises(MftcoderError, match="see each other"):
         check_model(ours, lambda batch: ours(batch)[0], device=torch.device("cpu"), isolate_samples=True)
+
+
+def test_the_table_in_configs_is_fresh():
+    page = Path(__file__).parents[2] / "configs/models.md"
+    assert markdown() in page.read_text(encoding="utf-8"), "run: make generated"
 
 
 def test_every_row_of_the_table_is_tested():
