@@ -58,14 +58,27 @@ class Group:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     stopwatch: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of ``sum``
+    ranks_per_row: int = 1  # consecutive ranks that work on the same rows (sequence parallelism)
 
     @property
     def is_main(self) -> bool:
         """Whether this rank writes what is global: metrics, manifests, messages."""
         return self.rank == 0
 
+    @property
+    def data_rank(self) -> int:
+        """The number of the ranks, among ``data_size``, that share this one's rows."""
+        return self.rank // self.ranks_per_row
+
+    @property
+    def data_size(self) -> int:
+        """How many sets of rows are worked on at a time."""
+        return self.size // self.ranks_per_row
+
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over ranks, on this rank's device; every rank gets the same bits. One collective.
+
+        Of ranks that share their rows, and so bring the same values, one counts.
 
         Args:
             values: any shape, the same on all ranks; float64.
@@ -74,7 +87,7 @@ class Group:
         if self.size > 1:
             with self.stopwatch.running(self.device):
                 dist.all_reduce(values)
-        return values
+        return values / self.ranks_per_row if self.ranks_per_row > 1 else values
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's ``value`` (JSON-like and small), in order of rank, on every rank. One collective."""

@@ -150,14 +150,18 @@ def in_turn(contestants: dict[str, Iterator[None]], num_steps: int) -> dict[str,
 
 
 def flat(arguments: argparse.Namespace, folder: Path) -> None:
-    """A tiny model for many steps: each tenth's median step time, and the memory at its end."""
+    """A tiny model for many steps: each tenth's median step time, and the memory at its end.
+
+    Beside every step a fixed product is timed, since other programs slow the processor itself down.
+    """
     from mftcoder.engine.deepspeed import process_group
 
     training = {"per_device_train_batch_size": 2, "max_steps": 10**6, "learning_rate": 1e-4, "eval_strategy": "no"}
     files = {file.stem: file for file in sorted(arguments.data.glob("*.jsonl"))}
     shape = {"sequence_length": 64, "vocabulary": 1024, "hidden_size": 64, "layers": 2}
     config = new_project(folder, files, **shape, validation_fraction=0, seed=0, training=training)
-    seconds, memory = [], []
+    seconds, products, memory = [], [], []
+    square = torch.ones(256, 256)
     with process_group() as group:
         run = started(config, group)
         stepping = our_steps(run)
@@ -165,13 +169,19 @@ def flat(arguments: argparse.Namespace, folder: Path) -> None:
             start = time.process_time()
             next(stepping)
             seconds.append(time.process_time() - start)
+            start = time.process_time()
+            for _ in range(10):
+                square.mm(square)
+            products.append(time.process_time() - start)
             memory.append(resident_mib())
         run.metrics.close()
-    table = Table("steps", "ms/step (median)", "MiB")
+    table = Table("steps", "ms/step (median)", "per product", "MiB")
+    relative = np.array(seconds) / np.array(products)
     first = 10
     for part in np.array_split(np.arange(first, arguments.steps), 10):
         median = statistics.median(seconds[number] for number in part)
-        table.add_row(f"{part[0]}–{part[-1]}", f"{1000 * median:.2f}", f"{memory[part[-1]]:.1f}")
+        ratio = np.median(relative[part])
+        table.add_row(f"{part[0]}–{part[-1]}", f"{1000 * median:.2f}", f"{ratio:.2f}", f"{memory[part[-1]]:.1f}")
     Console(width=100).print(table)
     number = np.arange(first, arguments.steps)
     slopes = [1000 * np.polyfit(number, np.array(values[first:]), 1)[0] for values in (seconds, memory)]

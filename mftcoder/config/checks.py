@@ -29,6 +29,7 @@ def contradictions(config: Config) -> list[str]:
         *_early_stopping(config),
         *_loss(config),
         *_logging(config),
+        *_sequence_parallel(config),
     ]
 
 
@@ -242,3 +243,17 @@ def _logging(config: Config) -> Iterator[str]:
     profile = config.logging.profile
     if profile and profile.steps[0] > profile.steps[1]:
         yield f"logging.profile.steps: must be the first and the last step; found {show(profile.steps)}."
+
+
+def _sequence_parallel(config: Config) -> Iterator[str]:
+    """Where a part of a row is not enough, and that cannot be seen later."""
+    training = config.training
+    if training.sequence_parallel_size == 1:
+        return
+    reason = "beside training.sequence_parallel_size, whose ranks see parts of rows only"
+    if training.neftune_noise_alpha is not None:
+        yield f"training.neftune_noise_alpha: does not work {reason}. Delete it."
+    if training.torch_compile:
+        yield f"training.torch_compile: does not work {reason}. Set it to false."
+    if config.loss.weighting.type.startswith("gradnorm"):
+        yield f"loss.weighting: {config.loss.weighting.type} does not work {reason}. Choose another."

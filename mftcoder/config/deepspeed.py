@@ -37,7 +37,7 @@ def resolve(config: Config, *, world_size: int, hidden_size: int) -> dict[str, A
             problems += _settle(resolved, key, value, source)
         problems += _optimizer_extras(resolved.pop("optimizer"))
         problems += _schedule(config, resolved.pop("scheduler", "auto"))
-        problems += _unsupported(config, resolved)
+        problems += _unsupported(config, resolved, world_size)
         _fill_bucket_sizes(resolved.get("zero_optimization", {}), hidden_size)
         problems += [
             f'{key} is "auto", but nothing decides it. Give a value, or delete it.' for key in _autos(resolved)
@@ -60,8 +60,10 @@ def _owned(config: Config, world_size: int) -> Iterator[tuple[str, Any, str]]:
     micro, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     yield "train_micro_batch_size_per_gpu", micro, f"training.per_device_train_batch_size is {micro}"
     yield "gradient_accumulation_steps", accumulation, f"training.gradient_accumulation_steps is {accumulation}"
-    rows = micro * accumulation * world_size
-    yield "train_batch_size", rows, f"micro-batch × accumulation × ranks is {micro} × {accumulation} × {world_size}"
+    parts = training.sequence_parallel_size
+    yield "sequence_parallel_size", parts, f"training.sequence_parallel_size is {parts}"
+    rows, ranks = micro * accumulation * world_size // parts, world_size if parts == 1 else f"{world_size} / {parts}"
+    yield "train_batch_size", rows, f"micro-batch × accumulation × ranks is {micro} × {accumulation} × {ranks}"
     yield "gradient_clipping", training.max_grad_norm, f"training.max_grad_norm is {training.max_grad_norm:g}"
     yield "bf16.enabled", model.dtype == "bfloat16", f'model.dtype is "{model.dtype}"'
     yield "fp16.enabled", model.dtype == "float16", f'model.dtype is "{model.dtype}"'
@@ -119,15 +121,13 @@ def _schedule(config: Config, scheduler: Any) -> Iterator[str]:
         yield f'scheduler is {show(scheduler)}, but {ours}. Delete the section, or write "auto".'
 
 
-def _unsupported(config: Config, resolved: dict[str, Any]) -> Iterator[str]:
+def _unsupported(config: Config, resolved: dict[str, Any], world_size: int) -> Iterator[str]:
     """What would train wrongly, or does not run with these settings of ZeRO."""
     zero, lora, optim = resolved.get("zero_optimization", {}), config.model.lora, config.training.optim
-    if resolved.get("sequence_parallel_size", 1) != 1:
-        yield (
-            f"sequence_parallel_size is {show(resolved['sequence_parallel_size'])}, but every rank gets its own rows, "
-            "and DeepSpeed would drop the borders of packed samples. Delete it; for longer rows use "
-            "training.activation_checkpointing, FlashAttention, ZeRO-3 and offloading."
-        )
+    if world_size % (parts := config.training.sequence_parallel_size):
+        yield f"training.sequence_parallel_size is {parts}, which does not divide the {world_size} ranks."
+    if "data_parallel_size" in resolved:
+        yield "data_parallel_size follows from the ranks and training.sequence_parallel_size. Delete it."
     if zero.get("stage") == 3 and lora and lora.dora and config.model.quantization:
         yield (
             "zero_optimization.stage is 3, but model.lora.dora needs the norms of whole weights, which it cannot read "

@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
 from mftcoder.engine.optimizer import build_optimizer, set_learning_rate
 from mftcoder.engine.protocol import StepInfo
+from mftcoder.engine.ulysses import SequenceParallel
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
 
@@ -41,8 +42,8 @@ for deprecated in ("reduce_scatter_tensor", "all_gather_into_tensor", "torch.jit
 
 
 @contextmanager
-def process_group() -> Iterator[Group]:
-    """This process's place among the ranks that the launcher started.
+def process_group(ranks_per_row: int = 1) -> Iterator[Group]:
+    """This process's place among the ranks that the launcher started, of which ``ranks_per_row`` share their rows.
 
     Joins the process group and leaves it at the end, or uses the one that the process is in already.
     """
@@ -58,7 +59,7 @@ def process_group() -> Iterator[Group]:
     if not joined_before:
         deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False, dist_init_required=True)
     try:
-        yield Group(rank, size, device)
+        yield Group(rank, size, device, ranks_per_row=ranks_per_row)
     finally:
         if not joined_before and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -141,6 +142,7 @@ class DeepSpeedEngine:
         self._group = group
         self._frozen = any(not p.requires_grad for p in model.parameters())
         self._optimizer = build_optimizer(model, training)
+        self._sequence = SequenceParallel(model, group) if group.ranks_per_row > 1 else None
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
         for state in self._optimizer.state.values():
@@ -152,12 +154,17 @@ class DeepSpeedEngine:
         return self._engine.module
 
     def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self._engine(batch.to(self._group.device), coefficients)
+        batch = batch.to(self._group.device)
+        if self._sequence:
+            return self._sequence(self._engine, batch, coefficients)
+        return self._engine(batch, coefficients)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed sums over micro-batches but takes the mean over ranks; the loss is a share of a global sum.
-        self._engine.backward(loss * self._group.size, scale_wrt_gas=False)
+        # Where activations are recomputed, attention is as well.
+        with self._sequence.exchanging() if self._sequence else nullcontext():
+            # DeepSpeed sums over micro-batches but takes the mean over ranks; the loss is a share of a global sum.
+            self._engine.backward(loss * self._group.size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> StepInfo:
         optimizer = self._engine.optimizer

@@ -60,7 +60,7 @@ def plan(config: Config, world_size: int) -> MemoryPlan:
     moving = footprint(
         model,
         num_rows=training.per_device_train_batch_size,
-        length=config.data.sequence_length,
+        length=-(-config.data.sequence_length // training.sequence_parallel_size),
         gradients_stay=zero_stage(settings) < 2 and not accumulates,
     )
     return combine(sizes, moving, settings, world_size, optim=training.optim, accumulates=accumulates)

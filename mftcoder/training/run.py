@@ -28,6 +28,7 @@ from mftcoder.models.check import check_model
 from mftcoder.models.load import load_token_nll
 from mftcoder.models.model_config import check_isolation, check_length, load_config
 from mftcoder.models.quantization import check_unquantized
+from mftcoder.models.sequence_parallel import check_sequence_parallel
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.checkpoint import Checkpoint, verify_files
 from mftcoder.training.determinism import deterministic
@@ -54,7 +55,12 @@ def train(config: Config, *, resume: bool = False, verify: Verify = "quick") -> 
     """
     from mftcoder.engine.deepspeed import process_group
 
-    with deterministic(config.training.full_determinism), process_group() as group, contextlib.ExitStack() as held:
+    ranks_per_row = config.training.sequence_parallel_size
+    with (
+        deterministic(config.training.full_determinism),
+        process_group(ranks_per_row) as group,
+        contextlib.ExitStack() as held,
+    ):
         group.on_main(lambda: check_installed(config))
         checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
         _ensure_shards(config, group)
@@ -152,6 +158,7 @@ def _check(config: Config, shards: Shards, model_config: PretrainedConfig, setti
     check_unquantized(model_config, config.model.path)
     check_length(config, model_config)
     check_isolation(config, model_config)
+    check_sequence_parallel(config, model_config)
     if getattr(config.loss.weighting, "shared", None) == "lm_head":
         check_head_gradients(model_config, len(config.data.tasks))
     check_settings(settings)
@@ -172,6 +179,7 @@ def load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple
         )
     with partitioned_loading(settings) if zero_stage(settings) == 3 else contextlib.nullcontext():
         model = load_token_nll(config.model, config.training, seed=config.seed)
+    check_sequence_parallel(config, model.causal.config, model.attention.backend if model.attention else None)
     parameters = num_parameters(model)
     engine = DeepSpeedEngine(model, config.training, settings, group)
     isolate = config.data.packing.isolate_samples and config.data.packing.mode == "pack"
@@ -185,7 +193,8 @@ def make_schedule(config: Config, shards: Shards, world_size: int) -> Schedule:
     """Which rows make up which step, on ``world_size`` ranks."""
     rows = {task.name: task.splits["train"].rows for task in shards.manifest.tasks}
     training = config.training
-    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    per_step *= world_size // training.sequence_parallel_size
     return Schedule(make_mixture(config.data.sampling, rows, config.seed), per_step)
 
 
@@ -197,8 +206,8 @@ def _loader(config: Config, shards: Shards, split: str, group: Group) -> Loader:
     packing = config.data.packing
     return Loader(
         tasks=[shards.rows(task, split) for task in shards.tasks],
-        rank=group.rank,
-        num_ranks=group.size,
+        rank=group.data_rank,
+        num_ranks=group.data_size,
         isolate_samples=packing.isolate_samples,
         length=config.data.sequence_length if packing.mode == "pad_to_max" else None,
     )

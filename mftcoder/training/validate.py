@@ -21,6 +21,7 @@ from mftcoder.models.families import adapter_of, tokens_of
 from mftcoder.models.footprint import UnforeseeableError
 from mftcoder.models.model_config import check_isolation, check_length, is_text_part, load_config, maximum_length
 from mftcoder.models.quantization import check_unquantized
+from mftcoder.models.sequence_parallel import check_sequence_parallel
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.memory import GIB, plan, settings_of, smaller_plans
 from mftcoder.training.profiling import check_ranks
@@ -60,6 +61,7 @@ def _model(config: Config, world_size: int) -> str:
     longest = maximum_length(model)
     check_length(config, model)
     check_isolation(config, model)
+    check_sequence_parallel(config, model)
     if getattr(config.loss.weighting, "shared", None) == "lm_head":
         check_head_gradients(model, len(config.data.tasks))
     part = " (the text part of a larger model)" if is_text_part(config.model) else ""
@@ -105,7 +107,8 @@ def _tasks(config: Config, world_size: int) -> str:
 
 def _batch(config: Config, world_size: int) -> str:
     training, length = config.training, config.data.sequence_length
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    rows *= world_size // training.sequence_parallel_size
     return (
         f"{rows:,} rows of at most {length:,} tokens per step, on {world_size} {'rank' if world_size == 1 else 'ranks'}"
     )

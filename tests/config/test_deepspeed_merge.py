@@ -71,7 +71,8 @@ def test_an_optimizer_that_agrees_is_left_to_the_engine(minimal, optimizer):
         ({"bf16": True}, "bf16 must be an object; found true."),
         ({"optimizer": {"params": 3}}, "optimizer.params must be an object; found 3."),
         ({"bfloat16": {"enabled": True}}, "Rename it to bf16."),
-        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, but every rank gets its own rows"),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, but training.sequence_parallel_size is 1. Make"),
+        ({"data_parallel_size": 4}, "data_parallel_size follows from the ranks and training.sequence_parallel_size"),
     ],
 )  # fmt: skip
 def test_a_contradiction_names_both_keys_and_both_values(minimal, theirs, message):
@@ -200,3 +201,12 @@ def test_deepspeed_itself_reads_the_result(minimal, stage, monkeypatch):
     assert read.bfloat16_config.enabled
     assert not read.float16_config.enabled
     assert read.optimizer_name is None
+
+
+def test_ranks_that_share_rows_bring_fewer_rows_per_step(minimal):
+    training = TRAINING | {"sequence_parallel_size": 2}
+    config = parse(minimal | {"training": training, "deepspeed": {"sequence_parallel_size": "auto"}})
+    settings = resolve(config, world_size=4, hidden_size=64)
+    assert (settings["train_batch_size"], settings["sequence_parallel_size"]) == (12, 2)
+    with pytest.raises(MftcoderError, match="sequence_parallel_size is 2, which does not divide the 3 ranks"):
+        resolve(config, world_size=3, hidden_size=64)

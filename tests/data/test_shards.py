@@ -117,7 +117,7 @@ def test_every_command_that_opens_shards_can_verify_them_whole(
     file.write_bytes(damaged_copy(file))
     (tmp_path / "config.json").write_text(config.model_dump_json())
     if command == "train":
-        monkeypatch.setattr("mftcoder.engine.deepspeed.process_group", lambda: contextlib.nullcontext(Group()))
+        monkeypatch.setattr("mftcoder.engine.deepspeed.process_group", lambda _: contextlib.nullcontext(Group()))
         monkeypatch.setattr(run_module, "open_output", lambda *_, **__: None)
         monkeypatch.setattr(run_module, "set_up", lambda *_: pytest.fail("training began"))
     arguments = {

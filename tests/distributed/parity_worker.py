@@ -2,10 +2,12 @@
 
 torchrun … parity_worker.py OUT CASE [CASE …]   CASE: stage:micro_rows:accumulation[:lora|:poisoned|:bfloat16|:fused|:…]
 
-The name of a reduction may stand at the end; otherwise it is ``sample``.
+The name of a reduction may stand at the end; otherwise it is ``sample``. "parts2" has two ranks share their rows, by
+attention of kind "varlen", or else on rows that are "unpacked".
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,9 +22,10 @@ from mftcoder.distributed import Group
 from mftcoder.losses.reductions import build_reduction
 from mftcoder.losses.weighting import build
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.attention import VARLEN
 from mftcoder.models.lora import add_lora
 from mftcoder.tasks import TaskSet
-from mftcoder.training.step import train_step
+from mftcoder.training.step import evaluate, train_step
 
 STEPS, ROWS_PER_STEP = 20, 8
 REDUCTIONS = ("token", "sample", "focal_sample", "focal_task")
@@ -34,6 +37,7 @@ ROWS = [
     # In the first row nothing is supervised: alone in a micro-batch it leaves a rank without a position.
     [row._replace(supervised=row.supervised & (number > 0)) for number, row in enumerate(random_rows(3, [[10], [21]]))],
 ]
+UNPACKED_ROWS = [random_rows(1, [[23], [11], [8]] * 9), random_rows(2, [[17], [9], [4]] * 3, 0.2), ROWS[2]]
 
 
 def config(
@@ -43,6 +47,7 @@ def config(
     dtype: str = "float32",
     reduction: str = "sample",
     optim: str = "adamw_torch",
+    parts: int = 1,
 ) -> Config:
     zero = {"stage": stage}
     if stage == 3:
@@ -63,14 +68,19 @@ def config(
                 "weight_decay": 0.1,
                 "max_grad_norm": 0.5,
                 "learning_rate": 3e-4,
+                "sequence_parallel_size": parts,
             },
             "deepspeed": {"zero_optimization": zero},
         }
     )
 
 
-def model(lora: bool) -> TokenNLL:
+def model(lora: bool, *, varlen: bool = False, checkpointing: bool = False) -> TokenNLL:
     causal = tiny_llama()
+    if varlen:
+        causal.set_attn_implementation(VARLEN)
+    if checkpointing:
+        causal.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(5)
     return TokenNLL(add_lora(causal, Lora(rank=4, dropout=0.0)) if lora else causal, CausalAdapter())
 
@@ -91,13 +101,16 @@ class Poisoned:
         return getattr(self._engine, name)
 
 
-def run(engine, settings: Config, group: Group, read_gradient, *, poisoned: bool = False) -> dict:
-    """Losses of all steps, the gradient of the first and of a short step, and norms.
+def run(
+    engine, settings: Config, group: Group, read_gradient, *, poisoned: bool = False, unpacked: bool = False
+) -> dict:
+    """Losses of all steps, the gradient of the first and of a short step, norms; at last losses of all rows by task.
 
     With ``poisoned`` the third and fourth step are first tried with a loss that is not finite.
     """
-    loader = Loader(ROWS, group.rank, group.size, isolate_samples=True, length=None)
-    schedule = Schedule(Mixture(tuple(len(rows) for rows in ROWS), seed=7), ROWS_PER_STEP)
+    rows = UNPACKED_ROWS if unpacked else ROWS
+    loader = Loader(rows, group.data_rank, group.data_size, isolate_samples=True, length=None)
+    schedule = Schedule(Mixture(tuple(map(len, rows)), seed=7), ROWS_PER_STEP)
     weighting, reduction = build(settings.loss.weighting, TASKS), build_reduction(settings.loss.reduction, TASKS)
     found: dict = {"losses": [], "norms": [], "gradients": []}
     plain_step = engine.step
@@ -128,6 +141,10 @@ def run(engine, settings: Config, group: Group, read_gradient, *, poisoned: bool
         assert not result.info.skipped
         found["losses"].append(result.loss)
         found["norms"].append(result.info.grad_norm)
+        found["rows"] = found.get("rows", 0) + int(result.rows.sum())
+    every = [(task, row) for task, its in enumerate(rows) for row in range(len(its))]
+    looked = evaluate(engine, loader.deal(every, 3), unit=reduction.unit, num_tasks=len(TASKS), group=group)
+    found["validation"] = [*looked.values.tolist(), *looked.standard_errors.tolist()]
     return found
 
 
@@ -140,19 +157,21 @@ def main(out: str, cases: list[str]) -> None:
         return torch.cat([safe_get_full_grad(p).flatten().cpu() for p in trained.parameters() if p.requires_grad])
 
     found = {}
-    with process_group() as group:
+    with process_group() as all_ranks:
         for case in cases:
             stage, micro, accumulation, *rest = case.split(":")
             dtype = "bfloat16" if "bfloat16" in rest else "float32"
             reduction = next((name for name in REDUCTIONS if name in rest), "sample")
             optim = "adamw_torch_fused" if "fused" in rest else "adamw_torch"
-            settings = config(int(stage), int(micro), int(accumulation), dtype, reduction, optim)
+            parts = next((int(name.removeprefix("parts")) for name in rest if name.startswith("parts")), 1)
+            group = replace(all_ranks, ranks_per_row=parts)
+            settings = config(int(stage), int(micro), int(accumulation), dtype, reduction, optim, parts)
             resolved = resolve(settings, world_size=group.size, hidden_size=32)
-            engine = DeepSpeedEngine(
-                model("lora" in rest).to(getattr(torch, dtype)), settings.training, resolved, group
-            )
-            found[case] = run(engine, settings, group, read_gradient, poisoned="poisoned" in rest)
-        if group.is_main:
+            trained = model("lora" in rest, varlen="varlen" in rest, checkpointing="checkpointing" in rest)
+            engine = DeepSpeedEngine(trained.to(getattr(torch, dtype)), settings.training, resolved, group)
+            kinds = {"poisoned": "poisoned" in rest, "unpacked": "unpacked" in rest}
+            found[case] = run(engine, settings, group, read_gradient, **kinds)
+        if all_ranks.is_main:
             torch.save(found, Path(out))
 
 

@@ -27,11 +27,18 @@ CASES = {  # ranks -> stage:micro_rows:accumulation
     + [f"{stage}:1:4:{reduction}" for stage in (0, 2, 3) for reduction in OTHER_REDUCTIONS]
     + ["3:1:4:poisoned:focal_task", "3:1:4:lora:focal_sample"],
 }
+PARTS = {  # ranks -> cases in which ranks share their rows
+    2: ["0:8:1:parts2:unpacked", "2:4:2:parts2:varlen:token", "3:4:2:parts2:unpacked:checkpointing:focal_task"],
+    # In four parts the two heads of keys and values are doubled.
+    4: [f"{stage}:8:1:parts4:unpacked:{reduction}" for stage in STAGES for reduction in ("token", "sample")]
+    + [f"{stage}:2:2:parts2:{kind}:token" for stage in STAGES for kind in ("unpacked", "varlen", "varlen:bfloat16")]
+    + ["0:2:2:parts2:unpacked:poisoned", "3:2:2:parts2:varlen:poisoned", "2:4:2:parts4:varlen:lora:focal_sample"],
+}
 pytestmark = pytest.mark.engine
 
 
 @cache
-def local_run(*, lora: bool, reduction: str, optim: str = "adamw_torch") -> dict:
+def local_run(*, lora: bool, reduction: str, optim: str = "adamw_torch", unpacked: bool = False) -> dict:
     """The whole step in one micro-batch, in plain torch."""
     settings = config(0, 8, 1, reduction=reduction, optim=optim)
     engine = LocalEngine(model(lora), settings.training)
@@ -39,14 +46,17 @@ def local_run(*, lora: bool, reduction: str, optim: str = "adamw_torch") -> dict
     def read_gradient(trained: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.grad.flatten() for p in trained.parameters() if p.requires_grad])
 
-    return run(engine, settings, Group(), read_gradient)
+    return run(engine, settings, Group(), read_gradient, unpacked=unpacked)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    """The results of one launch for each number of ranks."""
+def found(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[int, dict]:
+    """The results of one launch for each number of ranks, of the cases that are to be tested."""
+    items = [item for item in request.session.items if "test_parity" in item.nodeid and "found" in item.fixturenames]
+    wanted = [(item.callspec.params["ranks"], item.callspec.params["case"]) for item in items]
     results = {}
-    for ranks, cases in CASES.items():
+    for ranks in {ranks for ranks, _ in wanted}:
+        cases = [case for size, case in wanted if size == ranks]
         out = tmp_path_factory.mktemp("parity") / "found.pt"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         environment = os.environ | {"PYTHONPATH": f"{HERE.parents[1]}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
@@ -56,16 +66,27 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
 
 
 # "poisoned": steps that were skipped for a loss that is not finite leave no trace in the ones that follow.
-@pytest.mark.parametrize(("ranks", "case"), [(ranks, case) for ranks, cases in CASES.items() for case in cases])
+@pytest.mark.parametrize(
+    ("ranks", "case"),
+    [
+        pytest.param(ranks, case, marks=pytest.mark.long if ranks > 2 else ())
+        for table in (CASES, PARTS)
+        for ranks, cases in table.items()
+        for case in cases
+    ],
+)
 def test_losses_and_gradients_equal_those_of_plain_torch(found, ranks, case):
     kinds = case.split(":")[3:]
     reduction = next((name for name in OTHER_REDUCTIONS if name in kinds), "sample")
     optim = "adamw_torch_fused" if "fused" in kinds else "adamw_torch"
-    expected, ours = local_run(lora="lora" in kinds, reduction=reduction, optim=optim), found[ranks][case]
+    expected = local_run(lora="lora" in kinds, reduction=reduction, optim=optim, unpacked="unpacked" in kinds)
+    ours = found[ranks][case]
     assert len(ours["losses"]) == STEPS
-    if case.endswith("bfloat16"):  # 8 bits of mantissa
+    assert ours["rows"] == expected["rows"]
+    if "bfloat16" in kinds:  # 8 bits of mantissa
         torch.testing.assert_close(ours["losses"], expected["losses"], rtol=0.01, atol=0)
         return
+    torch.testing.assert_close(ours["validation"], expected["validation"], rtol=3e-6, atol=1e-6)
     torch.testing.assert_close(ours["losses"], expected["losses"], rtol=1e-6, atol=0)
     torch.testing.assert_close(ours["norms"], expected["norms"], rtol=1e-5, atol=0)
     # At equal weights; later ones have drifted by what Adam makes of the rounding of gradients near 0.

@@ -17,11 +17,18 @@ pytestmark = pytest.mark.engine
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.1}
 EPOCH = {"training__save_strategy": "epoch", "training__save_steps": 500}  # the default: no setting
+SHARED_ROWS = {
+    "training__sequence_parallel_size": 2,
+    "data__packing": {"mode": "pad"},
+    "data__shards": "padded",
+    "training__max_steps": 84,
+}
 CASES = {  # name -> ranks, ZeRO stage, LoRA, saves
     "one rank, stage 0, full, mid-epoch": (1, 0, None, {"training__save_steps": 4}),
     "one rank, stage 0, LoRA, at an epoch's edge": (1, 0, LORA, EPOCH),
     "two ranks, stage 2, full, at an epoch's edge": (2, 2, None, EPOCH),
     "two ranks, stage 2, LoRA, mid-epoch": (2, 2, LORA, {"training__save_steps": 4}),
+    "two ranks that share rows, stage 3, full": (2, 3, None, {"training__save_steps": 4} | SHARED_ROWS),
 }
 
 
@@ -36,6 +43,8 @@ def test_kill_and_resume_equals_never_killed_bitwise(case, write_config, tmp_pat
         "logging__logging_steps": 1,
         **saves,
     }
+    if "data__shards" in changes:
+        changes["data__shards"] = str(tmp_path / "shards")
     whole, killed = write_config("whole", **changes), write_config("killed", **changes)
     succeed("train", whole, ranks=ranks)
     step = random.randrange(16, 70)  # of 84; the first checkpoint is at 14 or before

@@ -80,6 +80,13 @@ class Training(Section):
         description="Recompute activations in the backward pass: about a third more time, for the memory of one "
         "layer's activations and the input of each. The first thing to try when a step does not fit.",
     )
+    sequence_parallel_size: PositiveInt = Field(
+        1,
+        description="So many ranks share their rows, each with a part of every row's tokens and, in attention, of the "
+        "heads (DeepSpeed's Ulysses): activations of rows too long for one GPU, at the price of an exchange in every "
+        "layer. Keep them on one node. Needs rows of one sample each (`pad`, `pad_to_max`) or an attention that is "
+        "told of samples' borders (`varlen`, `flash_attention_2`, `flash_attention_3`).",
+    )
     torch_compile: bool = Field(
         False,
         description="Compile the layers (torch.compile): minutes at the start, again for every new row length. "
