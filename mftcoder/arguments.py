@@ -159,7 +159,14 @@ def _training_commands(add: AddCommand) -> None:
         "  torchrun --nproc-per-node 8 -m mftcoder train configs/code-coba-lora-zero3.json --resume",
     )
     _config(train)
-    train.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint, if there is one")
+    train.add_argument(
+        "--resume",
+        nargs="?",
+        const="last",
+        type=_checkpoint,
+        metavar="WHICH",
+        help="go on from a checkpoint, if there is one: last (default), best or step-N",
+    )
     _verify(train)
 
 
@@ -302,6 +309,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f'must be an integer above 0; found "{text}"')
     return int(text)
+
+
+def _checkpoint(text: str) -> str:
+    if text not in ("last", "best") and not text.removeprefix("step-").isdecimal():
+        raise argparse.ArgumentTypeError(f'must be last, best or step-N; found "{text}"')
+    return text
 
 
 def _count(text: str) -> int:

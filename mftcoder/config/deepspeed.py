@@ -54,6 +54,12 @@ def zero_stage(resolved: dict[str, Any]) -> int:
     return resolved.get("zero_optimization", {}).get("stage", 0)
 
 
+def offloads_to_nvme(resolved: dict[str, Any]) -> bool:
+    """Whether ZeRO keeps a part of the state in files."""
+    zero = resolved.get("zero_optimization", {})
+    return any(zero.get(part, {}).get("device") == "nvme" for part in ("offload_optimizer", "offload_param"))
+
+
 def _owned(config: Config, world_size: int) -> Iterator[tuple[str, Any, str]]:
     """Key in DeepSpeed's JSON, our value, and where ours comes from."""
     training, model = config.training, config.model

@@ -18,7 +18,8 @@ if not torch.cuda.is_available():
 
 import deepspeed
 from deepspeed.runtime.config import DeepSpeedConfig
-from deepspeed.utils import logger
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from deepspeed.utils import logger, safe_set_local_fp32_param, safe_set_local_optimizer_state
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from pydantic import ValidationError
 from transformers.integrations import HfDeepSpeedConfig
@@ -29,6 +30,7 @@ from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
 from mftcoder.engine.optimizer import build_optimizer, set_learning_rate
 from mftcoder.engine.protocol import StepInfo
+from mftcoder.engine.stored_state import TRAINED, WEIGHT, partition, read_state
 from mftcoder.engine.ulysses import SequenceParallel
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
@@ -143,6 +145,9 @@ class DeepSpeedEngine:
         self._frozen = any(not p.requires_grad for p in model.parameters())
         self._optimizer = build_optimizer(model, training)
         self._sequence = SequenceParallel(model, group) if group.ranks_per_row > 1 else None
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        # DeepSpeed puts parameters of its own into the optimizer.
+        self._groups = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
         for state in self._optimizer.state.values():
@@ -184,10 +189,90 @@ class DeepSpeedEngine:
 
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._engine.save_checkpoint(str(directory), TAG, save_latest=False, exclude_frozen_parameters=self._frozen)
+        self._engine.save_checkpoint(
+            str(directory),
+            TAG,
+            client_state={TRAINED: [name for group in self._groups for name in group]},
+            save_latest=False,
+            exclude_frozen_parameters=self._frozen,
+        )
 
     def load(self, directory: Path) -> None:
         self._engine.load_checkpoint(str(directory), TAG, load_module_strict=not self._frozen)
+
+    def load_by_name(self, directory: Path, *, weights_only: bool) -> None:
+        stored, wrapper = read_state(directory / TAG), self._engine.optimizer
+        trained = {name: p for name, p in self._engine.module.named_parameters() if p.requires_grad}
+        if different := sorted(stored.names ^ trained.keys()):
+            raise MftcoderError(
+                f"{directory}: what it trained is not what this config trains: {', '.join(different[:3])} … are "
+                "in one only. Restore model.path and model.lora, or export it and train on the exported folder."
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                values = stored.of(name, WEIGHT) if weights_only else stored.of(name)
+                numel = getattr(parameter, "ds_numel", parameter.numel())
+                if values[WEIGHT].numel() != numel:
+                    raise MftcoderError(
+                        f"{directory}: {name} has {values[WEIGHT].numel():,} elements there, and {numel:,} by this "
+                        "config. Restore model.path and model.lora."
+                    )
+                self._put(name, parameter, values)
+        if hasattr(wrapper, "update_lp_params"):  # stages 1 and 2: from the parts of all ranks
+            wrapper.update_lp_params()
+        if weights_only:
+            return
+        if hasattr(wrapper, "loss_scaler") and stored.loss_scaler is not None:
+            wrapper.loss_scaler = stored.loss_scaler
+        for state in self._optimizer.state.values():
+            state["step"] = state["step"] * 0 + stored.steps
+
+    def _put(self, name: str, parameter: torch.nn.Parameter, values: Mapping[str, Tensor]) -> None:
+        """Give a parameter and its moments ``values``: whole and flat; of them this rank takes what it holds."""
+        if hasattr(parameter, "ds_id"):
+            self._put_partition(parameter, values)
+        elif hasattr(parameter, "_hp_mapping"):
+            if (mapping := parameter._hp_mapping) is None:  # other ranks hold it all
+                return
+            of, at = mapping.lp_fragment_address, mapping.hp_fragment_address
+            flat = self._optimizer.param_groups[mapping.param_group_index]["params"][0]
+            for key, value in values.items():
+                held = flat if key == WEIGHT else self._moment(flat, key)
+                held.narrow(0, at.start, at.numel).copy_(value.narrow(0, of.start, of.numel))
+        else:
+            master = self._master(name)
+            for key, value in values.items():
+                held = master if key == WEIGHT else self._moment(master, key)
+                held.copy_(value.view_as(held))
+            parameter.copy_(master)
+
+    def _put_partition(self, parameter: Any, values: Mapping[str, Tensor]) -> None:
+        begin, end = partition(parameter.ds_numel, self._group.rank, self._group.size)
+        for key, value in values.items():
+            part = torch.zeros(parameter.ds_tensor.numel(), dtype=value.dtype)  # its end may be padding
+            part[: end - begin] = value[begin:end]
+            if key == WEIGHT:
+                safe_set_local_fp32_param(parameter, part)
+                parameter.ds_tensor.copy_(part)
+            else:
+                for flat in self._engine.optimizer.fp32_partitioned_groups_flat:
+                    self._moment(flat, key)
+                safe_set_local_optimizer_state(parameter, part, key)
+        if parameter.ds_status is ZeroParamStatus.AVAILABLE:  # small ones are whole on every rank
+            parameter.copy_(values[WEIGHT].view_as(parameter))
+
+    def _moment(self, parameter: Tensor, key: str) -> Tensor:
+        """The optimizer's ``key`` for a parameter of its own; before its first step AdamW has none."""
+        state = self._optimizer.state[parameter]
+        state.setdefault("step", torch.zeros(()))
+        return state.setdefault(key, torch.zeros_like(parameter))
+
+    def _master(self, name: str) -> Tensor:
+        """Without ZeRO: what the optimizer updates; below float32 it is a copy of the parameter."""
+        for group, names in zip(self._optimizer.param_groups, self._groups, strict=True):
+            if name in names:
+                return group["params"][names.index(name)]
+        raise AssertionError(name)
 
     def _gradient_norm(self) -> float:
         grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]

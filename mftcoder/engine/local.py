@@ -47,6 +47,10 @@ class LocalEngine:
         save_model(self.model, str(directory / "model.safetensors"))
         torch.save(self._optimizer.state_dict(), directory / "optimizer.pt")
 
-    def load(self, directory: Path) -> None:
+    def load_by_name(self, directory: Path, *, weights_only: bool) -> None:
         load_model(self.model, str(directory / "model.safetensors"))
-        self._optimizer.load_state_dict(torch.load(directory / "optimizer.pt", weights_only=True))
+        if not weights_only:
+            self._optimizer.load_state_dict(torch.load(directory / "optimizer.pt", weights_only=True))
+
+    def load(self, directory: Path) -> None:
+        self.load_by_name(directory, weights_only=False)

@@ -47,5 +47,12 @@ class Engine(Protocol):
         ...
 
     def load(self, directory: Path) -> None:
-        """Read what ``save`` wrote, on the same number of ranks. Collective."""
+        """Read what ``save`` wrote, on the same number of ranks, under the same ZeRO settings. Collective."""
+        ...
+
+    def load_by_name(self, directory: Path, *, weights_only: bool) -> None:
+        """Read what ``save`` wrote on any number of ranks, at any ZeRO stage; or only its weights. Collective.
+
+        MftcoderError if other parameters were trained.
+        """
         ...

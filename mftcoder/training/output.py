@@ -6,20 +6,21 @@ from pathlib import Path
 
 from mftcoder.errors import MftcoderError
 from mftcoder.locks import NO_LOCKS_HERE
-from mftcoder.training.checkpoint import Checkpoint, clear_incomplete, complete_checkpoints
+from mftcoder.training.checkpoint import Checkpoint, clear_incomplete, complete_checkpoints, find_checkpoint
 
 LOCK = ".lock"
+LEFT = "left-at-step"  # folders of checkpoints that a run went back behind
 
 
-def open_output(output_dir: Path, held: ExitStack, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint to go on from, if ``resume`` and there is one; on rank 0 only.
+def open_output(output_dir: Path, held: ExitStack, *, resume: str | None) -> Checkpoint | None:
+    """The checkpoint to go on from, by ``resume``: "last", "best" or "step-N", if there is any; on rank 0 only.
 
     Until ``held`` is closed, or the process ends, no other process can train in ``output_dir``. MftcoderError if one
     does, if the folder cannot be written, or if it is not empty although nothing is to be resumed.
     """
     found = sorted(path.name for path in output_dir.glob("*"))  # nothing if it does not exist
     used = [name for name in found if not name.startswith("shards") and name != LOCK]
-    if used and not resume:
+    if used and resume is None:
         raise MftcoderError(
             f"output_dir: {output_dir} is not empty; found {', '.join(used[:3])}. "
             "Add --resume to go on with this run, or choose a new output_dir."
@@ -37,12 +38,26 @@ def open_output(output_dir: Path, held: ExitStack, *, resume: bool) -> Checkpoin
                 f"output_dir: another process is training in {output_dir}. Choose another one."
             ) from error
         print(f"{output_dir}: this file system has no locks, so a second run in it would not be noticed")
-    if not resume:
+    if resume is None:
         return None
     clear_incomplete(output_dir)
-    checkpoints = complete_checkpoints(output_dir)
-    if not checkpoints:
+    if not complete_checkpoints(output_dir):
         print(f"{output_dir}: no complete checkpoint yet; starting anew")
         return None
-    print(f"resuming from {checkpoints[-1].path}")
-    return checkpoints[-1]
+    checkpoint = find_checkpoint(output_dir, resume)
+    print(f"resuming from {checkpoint.path}")
+    return checkpoint
+
+
+def set_aside_later(output_dir: Path, step: int) -> None:
+    """Move checkpoints after ``step`` out of the way: the run goes on from ``step`` and will write others."""
+    later = [checkpoint.path for checkpoint in complete_checkpoints(output_dir) if checkpoint.step > step]
+    if not later:
+        return
+    aside = output_dir / f"{LEFT}-{step:06d}"
+    while aside.exists():
+        aside = aside.with_name(aside.name + "-again")
+    aside.mkdir()
+    for path in reversed(later):  # newest first: should this be interrupted, the run ends earlier
+        path.rename(aside / path.name)
+    print(f"{', '.join(path.name for path in later)}: moved to {aside}; delete it if they are not needed any more")

@@ -1,9 +1,15 @@
-"""What a checkpoint and the run that resumes it must agree on."""
+"""What a checkpoint and the run that resumes it must agree on, and what may differ: how many ranks share the work.
+
+On another number of ranks, or with other ZeRO settings, a run goes on with the same rows in the same steps. The sums of
+a step are then made in another order, and dropout is drawn otherwise: without dropout the run equals the uninterrupted
+one up to rounding, not bit for bit.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mftcoder import __version__
+from mftcoder.config.deepspeed import offloads_to_nvme
 from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError
 from mftcoder.tasks import TaskSet
@@ -27,6 +33,7 @@ FREE: Any = {  # as pydantic takes it
     },
 }
 FREE_OF_DEEPSPEED = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
+SHARING = ("world_size", "deepspeed.zero_optimization")  # how a run is divided among ranks: may differ
 
 
 def identity(
@@ -53,8 +60,40 @@ def identity(
     }
 
 
-def check_identity(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
-    """MftcoderError that lists what differs between ``checkpoint`` and ``now``, with both values."""
+def with_rows_of(config: Config, checkpoint: Checkpoint, world_size: int) -> Config:
+    """``config`` with as much accumulation as gives a step the rows that it had in ``checkpoint``.
+
+    On the same number of ranks it is as it was. MftcoderError if no number of micro-batches makes these rows.
+    """
+    then, training = checkpoint.state, config.training
+    if world_size == then["world_size"]:
+        return config
+    rows, micro = then["rows_per_step"], training.per_device_train_batch_size
+    if rows % (micro * world_size):
+        ranks = [str(n) for n in range(1, rows + 1) if rows % (micro * n) == 0]
+        sizes = [str(n) for n in range(1, rows + 1) if rows % (world_size * n) == 0]
+        remedies = [f"run on {_any_of(ranks)} rank(s)"] if ranks else []
+        remedies += [f"set training.per_device_train_batch_size to {_any_of(sizes)}"] if sizes else []
+        raise MftcoderError(
+            f"{checkpoint.path}: its steps have {rows} rows, which {world_size} ranks cannot share in micro-batches of "
+            f"{micro} (training.per_device_train_batch_size). {', or '.join(remedies).capitalize()}."
+        )
+    accumulation = rows // (micro * world_size)
+    if accumulation != training.gradient_accumulation_steps:
+        print(f"training.gradient_accumulation_steps: {accumulation}, so that {world_size} rank(s) share {rows} rows")
+    training = training.model_copy(update={"gradient_accumulation_steps": accumulation})
+    return config.model_copy(update={"training": training})
+
+
+def _any_of(numbers: list[str]) -> str:
+    return ", ".join(numbers[:-1]) + (" or " if numbers[:-1] else "") + numbers[-1]
+
+
+def check_identity(checkpoint: Checkpoint, now: Mapping[str, Any]) -> str | None:
+    """How ``now`` divides the run among ranks other than ``checkpoint``, for the user; None: in the same way.
+
+    MftcoderError that lists what differs and may not, with both values, or if the state cannot be divided anew.
+    """
     then = checkpoint.state
     if then["tasks"] != now["tasks"]:
         raise MftcoderError(
@@ -66,12 +105,36 @@ def check_identity(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
             f"{checkpoint.path} was trained on shards {then['data']['fingerprint']}, but data.shards now holds "
             f"{now['data']['fingerprint']}. Point data.shards at the original, or choose a new output_dir."
         )
-    differing = [f"{key} was {a}, now {b}" for part in now for key, a, b in _differences(part, then[part], now[part])]
+    differing = [f"{key} was {a}, now {b}" for key, a, b in _all_differences(then, now) if not key.startswith(SHARING)]
     if differing:
         raise MftcoderError(
             f"{checkpoint.path} cannot be resumed with these settings: {'; '.join(differing)}. "
             "Restore them, or choose a new output_dir."
         )
+    return _shared_anew(checkpoint, now)
+
+
+def _shared_anew(checkpoint: Checkpoint, now: Mapping[str, Any]) -> str | None:
+    then = checkpoint.state
+    differing = [f"{key} was {a}, now {b}" for key, a, b in _all_differences(then, now) if key.startswith(SHARING)]
+    if not differing:
+        return None
+    obstacle = None
+    if "8bit" in now["config"]["training"]["optim"] or "paged" in now["config"]["training"]["optim"]:
+        obstacle = f'training.optim is "{now["config"]["training"]["optim"]}", whose moments belong to a rank\'s part'
+    if offloads_to_nvme(then["deepspeed"]) or offloads_to_nvme(now["deepspeed"]):
+        obstacle = "state that is offloaded to NVMe lies in files of its rank"
+    if obstacle:
+        raise MftcoderError(
+            f"{checkpoint.path} cannot be divided anew ({'; '.join(differing)}): {obstacle}. Restore these settings, "
+            'or begin a new run with its weights alone ("resume" in the config).'
+        )
+    return "; ".join(differing)
+
+
+def _all_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for part in now:
+        yield from _differences(part, then[part], now[part])
 
 
 def _differences(key: str, then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

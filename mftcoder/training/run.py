@@ -36,22 +36,25 @@ from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.flops import Hardware
 from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
-from mftcoder.training.output import open_output
+from mftcoder.training.output import open_output, set_aside_later
 from mftcoder.training.probe import Probe, make_probe
 from mftcoder.training.profiling import Profiling, check_ranks
 from mftcoder.training.record import describe
-from mftcoder.training.resume import check_identity, identity
+from mftcoder.training.resume import check_identity, identity, with_rows_of
 from mftcoder.training.sampling import WeightedSampling
 from mftcoder.training.state import Run, restore
 from mftcoder.training.trackers import check_installed
+from mftcoder.training.trained import find_start
 
 TOKENIZE_TIMEOUT_SECONDS = float(os.environ.get("MFTCODER_TOKENIZE_TIMEOUT", 24 * 3600))
 
 
-def train(config: Config, *, resume: bool = False, verify: Verify = "quick") -> None:
-    """Run ``config`` on the ranks that the launcher started. ``resume`` goes on from the last complete checkpoint.
+def train(config: Config, *, resume: str | None = None, verify: Verify = "quick") -> None:
+    """Run ``config`` on the ranks that the launcher started.
 
-    ``verify`` is how the shards are checked before: see ``Shards.open``.
+    Args:
+        resume: go on from the "last", "best" or "step-N" of the complete checkpoints, if there is any.
+        verify: how the shards are checked before; see ``Shards.open``.
     """
     from mftcoder.engine.deepspeed import process_group
 
@@ -63,6 +66,8 @@ def train(config: Config, *, resume: bool = False, verify: Verify = "quick") -> 
     ):
         group.on_main(lambda: check_installed(config))
         checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
+        if checkpoint:
+            config = group.on_main(lambda: with_rows_of(config, checkpoint, group.size))
         _ensure_shards(config, group)
         if verify == "full" and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host read the same files
             Shards.open(shards_path(config), verify)
@@ -98,9 +103,13 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
     total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
     agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group.size)
+    shared_anew, start = None, None if checkpoint else group.on_main(lambda: find_start(config))
     if checkpoint:
-        group.on_main(lambda: check_identity(checkpoint, agreed))
+        shared_anew = group.on_main(lambda: check_identity(checkpoint, agreed))
         verify_files(checkpoint, group)
+        group.on_main(lambda: set_aside_later(output_dir, checkpoint.step))
+    elif start:
+        verify_files(start, group)
     group.on_main(lambda: cut(output_dir, checkpoint.step if checkpoint else -1))
 
     engine, parameters = load_engine(config, settings, group)
@@ -140,8 +149,15 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         expected_units=expected_units(shards, reduction.unit, schedule) if by_epoch else None,
         identity=agreed,
     )
-    if checkpoint:
+    if checkpoint and shared_anew:
+        metrics.tell(f"divided among the ranks anew, equal up to rounding: {shared_anew}")
+        engine.load_by_name(checkpoint.path, weights_only=False)
+    elif checkpoint:
         engine.load(checkpoint.path)
+    elif start:
+        metrics.tell(f"weights from {start.path}; all else begins anew")
+        engine.load_by_name(start.path, weights_only=True)
+    if checkpoint:
         restore(run, dict(checkpoint.state))
     if group.is_main:
         describe(run, shards.manifest, parameters, settings, hardware)

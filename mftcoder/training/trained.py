@@ -30,6 +30,13 @@ def open_run(folder: Path, which: str = "best") -> tuple[Config, Checkpoint]:
     return load(folder / "config.json"), find_checkpoint(folder, which)
 
 
+def find_start(config: Config) -> Checkpoint | None:
+    """The checkpoint of another run whose weights the run begins with, if it is to."""
+    if config.resume is None:
+        return None
+    return open_run(Path(config.resume.run), config.resume.checkpoint)[1]
+
+
 def load_trained(config: Config, checkpoint: Checkpoint, *, dequantize: bool = False) -> PreTrainedModel:
     """The base model with the checkpoint's weights: a PeftModel if adapters were trained.
 

@@ -69,7 +69,7 @@ def test_it_trains_and_resumes_bitwise(weighting, reduction, denominator, sampli
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "run", whole)
     shutil.rmtree(last_checkpoint(tmp_path / "run"))
-    train(config, resume=True)
+    train(config, resume="last")
 
     ours, theirs = last_checkpoint(tmp_path / "run"), last_checkpoint(whole)
     assert ours.name == theirs.name == "step-000008"
@@ -138,5 +138,5 @@ def test_the_guard_stops_sampling_a_task_that_overfits_and_resumes_so(write_conf
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         if path.name > f"step-{min(stops.values()):06d}":
             shutil.rmtree(path)
-    train(config, resume=True)
+    train(config, resume="last")
     assert losses_logged(tmp_path / "run") == losses_logged(whole)

@@ -122,6 +122,7 @@ __all__ = [
     "ProportionalSampling",
     "Quantization",
     "Reduction",
+    "Resume",
     "RopeScaling",
     "SampleReduction",
     "Sampling",
@@ -140,6 +141,20 @@ __all__ = [
 ]
 
 
+class Resume(Section):
+    """Begin with the weights of another run. To go on with a run itself, give `--resume` to `train`."""
+
+    weights_only: Literal[True] = Field(
+        description="Must be `true`: optimizer, learning rate, data order and weighting begin anew. On any number of "
+        "ranks, at any ZeRO stage."
+    )
+    run: NonEmpty = Field(
+        description="Its `output_dir`, or one of its checkpoints. It must have trained the same parameters; otherwise "
+        "`export` it and put that folder into `model.path`."
+    )
+    checkpoint: NonEmpty = Field("best", description="Of that run: `best`, `last` or `step-N`.")
+
+
 class Config(Section):
     """A whole training config."""
 
@@ -153,6 +168,7 @@ class Config(Section):
         {"zero_optimization": {"stage": 0}}, description="DeepSpeed's own JSON: a path, or inline."
     )
     logging: Logging = Logging()
+    resume: Resume | None = Field(None, description="Begin with the weights of another run.")
 
     @property
     def denominator(self) -> Literal["step", "epoch"]:
