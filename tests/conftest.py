@@ -5,11 +5,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_llama, tiny_tokenizer
+
+from mftcoder.distributed import Group
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +22,15 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_llama().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def one_process_group() -> Iterator[Group]:
+    """For runs inside this process: DeepSpeed cannot join a second process group in one."""
+    from mftcoder.engine.deepspeed import process_group
+
+    with process_group() as group:
+        yield group
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures that read from there

@@ -37,13 +37,20 @@ SHARING = ("world_size", "deepspeed.zero_optimization")  # how a run is divided 
 
 
 def identity(
-    config: Config, settings: Mapping[str, Any], fingerprint: str, tasks: TaskSet, rows_per_step: int, world_size: int
+    config: Config,
+    settings: Mapping[str, Any],
+    fingerprint: str,
+    tasks: TaskSet,
+    rows_per_step: int,
+    world_size: int,
+    started_on: int,
 ) -> dict[str, Any]:
     """What the trajectory of a run depends on, as JSON; part of every checkpoint.
 
     Args:
         settings: the resolved DeepSpeed config.
         fingerprint: of the shards.
+        started_on: ranks of the run's first start; by them the config's batch sizes make ``rows_per_step``.
     """
     return {
         "mftcoder": __version__,
@@ -55,6 +62,7 @@ def identity(
         },
         "rows_per_step": rows_per_step,
         "world_size": world_size,
+        "started_on": started_on,
         "config": config.model_dump(mode="json", exclude=FREE),
         "deepspeed": {key: value for key, value in settings.items() if key not in FREE_OF_DEEPSPEED},
     }
@@ -63,12 +71,14 @@ def identity(
 def with_rows_of(config: Config, checkpoint: Checkpoint, world_size: int) -> Config:
     """``config`` with as much accumulation as gives a step the rows that it had in ``checkpoint``.
 
-    On the same number of ranks it is as it was. MftcoderError if no number of micro-batches makes these rows.
+    It is left as it is where it seems to be meant, on the same ranks as before. MftcoderError if no number of
+    micro-batches makes these rows.
     """
     then, training = checkpoint.state, config.training
-    if world_size == then["world_size"]:
-        return config
     rows, micro = then["rows_per_step"], training.per_device_train_batch_size
+    as_at_start = micro * training.gradient_accumulation_steps * then.get("started_on", then["world_size"]) == rows
+    if world_size == then["world_size"] and not as_at_start:
+        return config
     if rows % (micro * world_size):
         ranks = [str(n) for n in range(1, rows + 1) if rows % (micro * n) == 0]
         sizes = [str(n) for n in range(1, rows + 1) if rows % (world_size * n) == 0]

@@ -102,7 +102,10 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     group.on_main(lambda: check_ranks(config.logging.profile, group.size))
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
     total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
-    agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group.size)
+    started_on = checkpoint.state.get("started_on", checkpoint.state["world_size"]) if checkpoint else group.size
+    agreed = identity(
+        config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group.size, started_on
+    )
     shared_anew, start = None, None if checkpoint else group.on_main(lambda: find_start(config))
     if checkpoint:
         shared_anew = group.on_main(lambda: check_identity(checkpoint, agreed))

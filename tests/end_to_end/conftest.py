@@ -3,7 +3,7 @@
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,3 @@ def write_config(project: dict[str, Any], tmp_path: Path) -> Callable[..., Path]
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def one_process_group() -> Iterator[None]:
-    """For runs inside this process: DeepSpeed cannot join a second process group in one."""
-    from mftcoder.engine.deepspeed import process_group
-
-    with process_group():
-        yield

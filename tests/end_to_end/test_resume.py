@@ -136,7 +136,7 @@ def test_a_checkpoint_with_a_changed_file_is_refused_and_named(write_config, tmp
     [
         ({"training__learning_rate": 1e-3}, "training.learning_rate was 0.002, now 0.001"),
         ({"training__gradient_accumulation_steps": 3}, "rows_per_step was 4, now 6"),
-        ({"deepspeed": {"zero_optimization": {"stage": 1}}}, "zero_optimization.stage was 0, now 1"),
+        ({"deepspeed": {"prescale_gradients": True}}, "deepspeed.prescale_gradients was None, now True"),
         ({"loss__weighting": {"type": "uniform"}}, "loss.weighting.type was coba, now uniform"),
     ],
 )

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# On every node the same:  tools/launch/torchrun.sh NODES HEAD[:PORT] CONFIG [train's options]
+# NODES is a number, or MIN:MAX for a run that goes on with fewer nodes when some are lost. HEAD is the name of one node.
+set -euo pipefail
+nodes=$1 head=$2 config=$3
+shift 3
+[[ $head == *:* ]] || head=$head:29400
+exec torchrun --nnodes "$nodes" --nproc-per-node "${GPUS_PER_NODE:-gpu}" --max-restarts "${MAX_RESTARTS:-3}" \
+  --rdzv-backend c10d --rdzv-endpoint "$head" --rdzv-id "${RUN_ID:-mftcoder}" \
+  -m mftcoder train "$config" "$@" --resume
