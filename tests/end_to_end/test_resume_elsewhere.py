@@ -39,10 +39,10 @@ WAYS = {  # name -> (ranks, stage) of three parts of a run, LoRA
     "2, 1, 4 ranks, stage 3, LoRA": ([(2, 3), (1, 3), (4, 3)], LORA),
     "stages 0, 3, 1": ([(1, 0), (2, 3), (2, 1)], None),
 }
-IN_SHORT = "2, 1, 4 ranks, stage 2"
 
 
-@pytest.mark.parametrize("way", [way if way == IN_SHORT else pytest.param(way, marks=pytest.mark.long) for way in WAYS])
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
 def test_on_other_ranks_and_stages_the_run_goes_on_as_if_nothing_had_happened(way, write_exact, tmp_path):
     parts, lora = WAYS[way]
     first, resumed = tmp_path / "run", "training.gradient_accumulation_steps: {}, so that {} rank(s) share 4 rows"
