@@ -11,6 +11,7 @@ from typing import Any
 from mftcoder import __version__
 from mftcoder.config.deepspeed import offloads_to_nvme
 from mftcoder.config.schema import Config
+from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 from mftcoder.tasks import TaskSet
 from mftcoder.training.checkpoint import Checkpoint
@@ -33,7 +34,13 @@ FREE: Any = {  # as pydantic takes it
     },
 }
 FREE_OF_DEEPSPEED = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
-SHARING = ("world_size", "deepspeed.zero_optimization")  # how a run is divided among ranks: may differ
+SHARING = (  # how a run is divided among ranks: may differ
+    "world_size",
+    "data_size",
+    "training.sequence_parallel_size",
+    "deepspeed.sequence_parallel_size",
+    "deepspeed.zero_optimization",
+)
 
 
 def identity(
@@ -42,15 +49,16 @@ def identity(
     fingerprint: str,
     tasks: TaskSet,
     rows_per_step: int,
-    world_size: int,
-    started_on: int,
+    group: Group,
+    started_on: int | None,
 ) -> dict[str, Any]:
     """What the trajectory of a run depends on, as JSON; part of every checkpoint.
 
     Args:
         settings: the resolved DeepSpeed config.
         fingerprint: of the shards.
-        started_on: ranks of the run's first start; by them the config's batch sizes make ``rows_per_step``.
+        started_on: ``group.data_size`` of the run's first start, by which the config's batch sizes make
+            ``rows_per_step``; None: this is the first.
     """
     return {
         "mftcoder": __version__,
@@ -61,36 +69,39 @@ def identity(
             "sampling": config.data.sampling.model_dump(mode="json"),
         },
         "rows_per_step": rows_per_step,
-        "world_size": world_size,
-        "started_on": started_on,
+        "world_size": group.size,
+        "data_size": group.data_size,
+        "started_on": started_on or group.data_size,
         "config": config.model_dump(mode="json", exclude=FREE),
         "deepspeed": {key: value for key, value in settings.items() if key not in FREE_OF_DEEPSPEED},
     }
 
 
-def with_rows_of(config: Config, checkpoint: Checkpoint, world_size: int) -> Config:
+def with_rows_of(config: Config, checkpoint: Checkpoint, data_size: int) -> Config:
     """``config`` with as much accumulation as gives a step the rows that it had in ``checkpoint``.
+
+    ``data_size`` is that of the group: its ranks, or sets of ranks that share their rows.
 
     It is left as it is where it seems to be meant, on the same ranks as before. MftcoderError if no number of
     micro-batches makes these rows.
     """
     then, training = checkpoint.state, config.training
     rows, micro = then["rows_per_step"], training.per_device_train_batch_size
-    as_at_start = micro * training.gradient_accumulation_steps * then.get("started_on", then["world_size"]) == rows
-    if world_size == then["world_size"] and not as_at_start:
+    as_at_start = micro * training.gradient_accumulation_steps * then["started_on"] == rows
+    if data_size == then["data_size"] and not as_at_start:
         return config
-    if rows % (micro * world_size):
+    if rows % (micro * data_size):
         ranks = [str(n) for n in range(1, rows + 1) if rows % (micro * n) == 0]
-        sizes = [str(n) for n in range(1, rows + 1) if rows % (world_size * n) == 0]
+        sizes = [str(n) for n in range(1, rows + 1) if rows % (data_size * n) == 0]
         remedies = [f"run on {_any_of(ranks)} rank(s)"] if ranks else []
         remedies += [f"set training.per_device_train_batch_size to {_any_of(sizes)}"] if sizes else []
         raise MftcoderError(
-            f"{checkpoint.path}: its steps have {rows} rows, which {world_size} ranks cannot share in micro-batches of "
+            f"{checkpoint.path}: its steps have {rows} rows, which {data_size} ranks cannot share in micro-batches of "
             f"{micro} (training.per_device_train_batch_size). {', or '.join(remedies).capitalize()}."
         )
-    accumulation = rows // (micro * world_size)
+    accumulation = rows // (micro * data_size)
     if accumulation != training.gradient_accumulation_steps:
-        print(f"training.gradient_accumulation_steps: {accumulation}, so that {world_size} rank(s) share {rows} rows")
+        print(f"training.gradient_accumulation_steps: {accumulation}, so that {data_size} rank(s) share {rows} rows")
     training = training.model_copy(update={"gradient_accumulation_steps": accumulation})
     return config.model_copy(update={"training": training})
 

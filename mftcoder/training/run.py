@@ -67,7 +67,7 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
         group.on_main(lambda: check_installed(config))
         checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
         if checkpoint:
-            config = group.on_main(lambda: with_rows_of(config, checkpoint, group.size))
+            config = group.on_main(lambda: with_rows_of(config, checkpoint, group.data_size))
         _ensure_shards(config, group)
         if verify == "full" and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host read the same files
             Shards.open(shards_path(config), verify)
@@ -102,10 +102,8 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     group.on_main(lambda: check_ranks(config.logging.profile, group.size))
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
     total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
-    started_on = checkpoint.state.get("started_on", checkpoint.state["world_size"]) if checkpoint else group.size
-    agreed = identity(
-        config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group.size, started_on
-    )
+    started_on = checkpoint.state["started_on"] if checkpoint else None
+    agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group, started_on)
     shared_anew, start = None, None if checkpoint else group.on_main(lambda: find_start(config))
     if checkpoint:
         shared_anew = group.on_main(lambda: check_identity(checkpoint, agreed))

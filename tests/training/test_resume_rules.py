@@ -20,7 +20,7 @@ def config(micro: int, accumulation: int):
 
 
 def checkpoint(tmp_path, *, rows: int, on: int, started_on: int, **more: object) -> Checkpoint:
-    return Checkpoint(tmp_path, {"rows_per_step": rows, "world_size": on, "started_on": started_on, **more})
+    return Checkpoint(tmp_path, {"rows_per_step": rows, "data_size": on, "started_on": started_on, **more})
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 12])
