@@ -6,7 +6,7 @@ are those of ``tokenizer.apply_chat_template``, but for control tokens that the 
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -203,12 +203,14 @@ def _encode_conversations(
     end_tokens = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     encoded = []
     for sample, one, (ids, encoding) in zip(samples, rendered, tokenized, strict=True):
+        places = {place for span in one.answers for place in span}.union(place for place in one.borders if place >= 0)
+        token_at = {place: token_from(encoding, place, one.text) for place in places}
         supervised = np.zeros(len(ids), np.bool_)
         for start, end in one.answers:
-            supervised[token_from(encoding, start, one.text) : token_from(encoding, end, one.text)] = True
+            supervised[token_at[start] : token_at[end]] = True
         supervised[:1] = False
         _check_mask(sample, one, ids, supervised, end_tokens)
-        encoded.append(Encoded(ids, supervised, _token_borders(encoding, one)))
+        encoded.append(Encoded(ids, supervised, _token_borders(encoding, one, token_at)))
     return encoded
 
 
@@ -230,12 +232,15 @@ def _start(encoding: Encoding, token: int) -> int:
     return min(start, end_before)
 
 
-def _token_borders(encoding: Encoding, rendered: Rendered) -> NDArray[np.int32]:
+def _token_borders(encoding: Encoding, rendered: Rendered, token_at: Mapping[int, int]) -> NDArray[np.int32]:
     """The borders in tokens: those at which a token starts, as only there the parts are tokenized as on their own."""
-    head, *ends = rendered.borders
-    tokens = {place: token_from(encoding, place, rendered.text) for place in rendered.borders if place >= 0}
-    clean = {place for place, token in tokens.items() if token == len(encoding) or _start(encoding, token) == place}
-    return np.array([tokens[head] if head in clean else -1, *(tokens[end] for end in ends if end in clean)], np.int32)
+    head, *ends = (
+        -1
+        if place < 0 or (token_at[place] < len(encoding) and _start(encoding, token_at[place]) != place)
+        else token_at[place]
+        for place in rendered.borders
+    )
+    return np.array([head, *(end for end in ends if end >= 0)], np.int32)
 
 
 def _check_mask(

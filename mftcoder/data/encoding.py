@@ -24,6 +24,8 @@ NOTHING_SUPERVISED = "no supervised token"
 _RECORDS_PER_CHUNK = 16_384  # with 512 the tokenizer takes half as long again: memory that it freed is slow to reuse
 _CHARACTERS_PER_CHUNK = 4_000_000  # some 150 MB while they are tokenized
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, default=str)
+
 Record = Conversation | Text
 
 
@@ -125,7 +127,7 @@ def group_of(record: Record) -> str:
     if isinstance(record, Text):
         return f"text:{record.text}"
     turns = [[message.role, message.content, dict(message.fields)] for message in record.messages]
-    return "conversation:" + json.dumps(turns, sort_keys=True, default=str)
+    return "conversation:" + _CANONICAL.encode(turns)
 
 
 def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -222,9 +222,11 @@ def _listed(files: Iterable[FileEntry]) -> str:
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """Of all that turns text into ids, the chat template apart."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend.update(truncation=None, padding=None)  # these change with use and never reach the shards
-    return json_hash([backend, tokenizer.special_tokens_map])
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # this and padding change with use and never reach the shards
+    backend.no_padding()
+    contents = hashlib.blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
+    return json_hash([contents, tokenizer.special_tokens_map])
 
 
 def json_hash(value: Any) -> str:

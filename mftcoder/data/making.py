@@ -1,12 +1,13 @@
 """Making encoded parts: read, parse, encode, write, in one process or in several; the files are the same."""
 
+import gc
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -24,8 +25,20 @@ from mftcoder.errors import MftcoderError, RunError
 
 _SECONDS_BETWEEN_NEWS = 10.0
 _LOOK_AHEAD = 100  # records
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000  # some 10 MB, should all be garbage
 
 Tell = Callable[[str], None]
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """In the block, Python seldom looks for garbage; else it would look through the records of a chunk all the time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def look_ahead(wanted: Iterable[EncodedPart], encoder: Encoder, max_bad: int) -> None:

@@ -22,7 +22,7 @@ from mftcoder.data.filtering import FILTERED, Filtering
 from mftcoder.data.holdout import SPLITS
 from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
 from mftcoder.data.location import is_remote, located
-from mftcoder.data.making import Tell, look_ahead, make_parts
+from mftcoder.data.making import Tell, look_ahead, make_parts, rare_collections
 from mftcoder.data.manifest import MANIFEST, Manifest, SplitCounts, TaskCounts
 from mftcoder.data.packing import Layout, pack
 from mftcoder.data.parts import (
@@ -70,7 +70,8 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
             f"data.shards: shards are made in a folder of this machine; found {folder}. Tokenize with another "
             f"data.shards, copy that folder to {folder}, {MANIFEST} last, and then train."
         )
-    with locked(folder.with_name(f"{folder.name}.lock"), "it tokenizes into the same folder", tell):
+    waiting = locked(folder.with_name(f"{folder.name}.lock"), "it tokenizes into the same folder", tell)
+    with waiting, rare_collections():
         _refuse_foreign(folder)
         tokenizer = load_tokenizer(config.model, config.data.chat)
         inputs = Inputs.of(config, tokenizer, _known_inputs(folder))

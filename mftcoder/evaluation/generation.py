@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mftcoder.config.problems import show
 from mftcoder.data.chat import encode_prompt, stop_token_ids
 from mftcoder.data.records import Conversation
-from mftcoder.data.rendering import template_messages
 from mftcoder.data.shards import Shards
+from mftcoder.data.spans import template_messages
 from mftcoder.errors import MftcoderError
 from mftcoder.evaluation.losses import load_for_shards
 from mftcoder.training.trained import load_for_use

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from mftcoder.config.schema import MarkersChat, Model, Task, TemplateChat
-from mftcoder.data import rendering
+from mftcoder.data import layouts, rendering, spans
 from mftcoder.data.chat import encode, load_tokenizer, markers_template
 from mftcoder.data.records import Conversation, Message, Text, read_records
 from mftcoder.data.rendering import Renderer
@@ -272,11 +272,15 @@ def test_the_shape_of_a_conversation_and_the_conversation_itself_say_the_same(
         plain.append(conversation("\t", "so\t", "x", "y", system="\n you "))
     rendered = [Renderer(byte_level)(sample) for sample in plain]
     rendering._layouts.cache_clear()
-    monkeypatch.setattr(rendering, "_layout", lambda *_: rendering._Layout())
+    monkeypatch.setattr(rendering, "layout_of", lambda *_: layouts.Layout())
     assert [Renderer(byte_level)(sample) for sample in plain] == rendered
 
 
-def test_most_conversations_are_rendered_once(byte_level, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("touch", "renderings"), [("", 0), ("{{ 'x' if 'z' in m.content }}", 20)])
+def test_a_conversation_is_rendered_at_most_once_and_not_at_all_where_contents_are_only_written(
+    touch: str, renderings: int, byte_level, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    byte_level.chat_template = CHATML.replace("{% if add", "{% for m in messages %}" + touch + "{% endfor %}{% if add")
     samples = [conversation(f"a{number}", "b", "c", f"d{number}", system="you") for number in range(20)]
     number = 0
 
@@ -285,9 +289,9 @@ def test_most_conversations_are_rendered_once(byte_level, monkeypatch: pytest.Mo
         number += 1
         return render_jinja_template(*arguments, **options)
 
-    monkeypatch.setattr(rendering, "render_jinja_template", counted)
+    monkeypatch.setattr(spans, "render_jinja_template", counted)
     encode(samples, byte_level)
-    assert number < 20 + 10
+    assert renderings <= number < renderings + 10
 
 
 def test_only_last_answers_are_learnt_where_the_task_says_so(byte_level, tmp_path: Path) -> None:

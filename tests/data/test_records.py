@@ -11,7 +11,7 @@ import zstandard
 
 from mftcoder.config.schema import Task
 from mftcoder.data.records import RECORD_FORMATS, Conversation, Text, read_records, record_format
-from mftcoder.data.rendering import template_messages
+from mftcoder.data.spans import template_messages
 from mftcoder.errors import MftcoderError
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
