@@ -2,13 +2,13 @@
 
 import gc
 import os
+import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
@@ -81,20 +81,20 @@ def make_parts(
     """
     made: dict[Path, PartCounts] = {}
     records, last = 0, time.monotonic()
-    make = partial(_make, maker=maker, max_bad=budget.limit)
-    results = _in_pool(wanted, maker, budget.limit, num_workers) if num_workers > 1 else map(make, wanted)
-    for part in wanted:
-        try:
-            made[part.file] = counts = next(results)
-        except TooManyBadError as error:
-            budget.add(part.task.name, part.source.path, error.bad)
-            raise
-        budget.add(part.task.name, part.source.path, counts.bad)
-        records += counts.records
-        if time.monotonic() - last > _SECONDS_BETWEEN_NEWS:
-            last = time.monotonic()
-            done = f"{records:,} records {maker.doing}, {len(made)} of {len(wanted)} parts"
-            tell(f'{done}; now in task "{part.task.name}"')
+    make = _in_pool if num_workers > 1 else _in_this_process
+    with closing(make(wanted, maker, budget.limit, num_workers)) as results:
+        for part in wanted:
+            try:
+                made[part.file] = counts = next(results)
+            except TooManyBadError as error:
+                budget.add(part.task.name, part.source.path, error.bad)
+                raise
+            budget.add(part.task.name, part.source.path, counts.bad)
+            records += counts.records
+            if time.monotonic() - last > _SECONDS_BETWEEN_NEWS:
+                last = time.monotonic()
+                done = f"{records:,} records {maker.doing}, {len(made)} of {len(wanted)} parts"
+                tell(f'{done}; now in task "{part.task.name}"')
     return made
 
 
@@ -112,7 +112,16 @@ def _make(part: EncodedPart, maker: Maker, max_bad: int, watch: Callable[[], Non
     return write_part(part, batches(), maker.schema, bad.in_order)
 
 
-def _in_pool(wanted: Iterable[EncodedPart], maker: Maker, max_bad: int, num_workers: int) -> Iterator[PartCounts]:
+def _in_this_process(
+    wanted: Iterable[EncodedPart], maker: Maker, max_bad: int, _: int
+) -> Generator[PartCounts, None, None]:
+    for part in wanted:
+        yield _make(part, maker, max_bad)
+
+
+def _in_pool(
+    wanted: Iterable[EncodedPart], maker: Maker, max_bad: int, num_workers: int
+) -> Generator[PartCounts, None, None]:
     # Not fork: the tokenizer's threads, once started, would leave a forked child waiting for ever.
     context = get_context("spawn")
     stopping = context.Event()
@@ -120,7 +129,8 @@ def _in_pool(wanted: Iterable[EncodedPart], maker: Maker, max_bad: int, num_work
         ahead: deque[Future[PartCounts]] = deque()
         try:
             for part in wanted:
-                ahead.append(pool.submit(_make_in_worker, part))
+                with _interrupts_held_back():
+                    ahead.append(pool.submit(_make_in_worker, part))
                 if len(ahead) > 2 * num_workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -129,6 +139,18 @@ def _in_pool(wanted: Iterable[EncodedPart], maker: Maker, max_bad: int, num_work
             raise RunError("a process that tokenizes was killed; is memory short? Use fewer workers.") from error
         finally:
             stopping.set()
+            for future in ahead:
+                future.cancel()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block. Processes started in it never see one: this one tells them when to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _NotWantedError(Exception):
@@ -141,6 +163,7 @@ _worker: tuple[Maker, int, Event]
 def _start_worker(maker: Maker, max_bad: int, stopping: Event) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process: the processes share the cores
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     _worker = maker, max_bad, stopping
     Thread(target=_end_with_parent, daemon=True).start()
 

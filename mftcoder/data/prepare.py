@@ -130,10 +130,11 @@ def prepare_share(config: Config, number: int, of: int, *, tell: Tell, num_worke
     inputs = Inputs.of(config, tokenizer)
     parts = list(chain.from_iterable(encoded_parts(config, inputs, samples_path(config))))
     mine = parts[number - 1 :: of]
-    counts = _encode(config, inputs, mine, Encoder.of(config, tokenizer), num_workers, tell)
-    if config.data.filters:
-        sketches = list(chain.from_iterable(sketch_parts(config, inputs, samples_path(config))))
-        _make_missing(config, sketches[number - 1 :: of], SketchMaker(config.data.filters), num_workers, tell)
+    with rare_collections():
+        counts = _encode(config, inputs, mine, Encoder.of(config, tokenizer), num_workers, tell)
+        if config.data.filters:
+            sketches = list(chain.from_iterable(sketch_parts(config, inputs, samples_path(config))))
+            _make_missing(config, sketches[number - 1 :: of], SketchMaker(config.data.filters), num_workers, tell)
     return Share(number, of, len(mine), len(parts), sum(count.records for count in counts.values()))
 
 
