@@ -46,9 +46,12 @@ smoke: setup
 demo: setup
 	@$(RUN) tools/demo.sh
 
-# configs/schema.json and the tables of configs/README.md, from the schema in mftcoder/config; the table of model families.
+# configs/schema.json and the tables of configs/README.md, and the same in configs/construct, from the schemas in mftcoder;
+# the table of model families.
 generated: setup
 	@$(RUN) python -c 'from pathlib import Path; from mftcoder.config.describe import refresh; refresh(Path("configs"))'
+	@$(RUN) python -c 'from pathlib import Path; from mftcoder.config.describe import refresh; \
+		from mftcoder.construct.settings import ConstructConfig; refresh(Path("configs/construct"), ConstructConfig)'
 	@$(RUN) python -c 'from pathlib import Path; from mftcoder.models.describe import refresh; refresh(Path("configs/models.md"))'
 
 clean:

@@ -54,7 +54,8 @@ class Asker:
         answer = self._answers.get(key)
         if answer is None:
             if key not in self._under_way:
-                self._under_way[key] = asyncio.create_task(self._send(key, body))
+                sending = self._under_way[key] = asyncio.create_task(self._send(key, body))
+                sending.add_done_callback(lambda task: task.cancelled() or task.exception())  # else asyncio complains
             answer = await asyncio.shield(self._under_way[key])
         reason = answer.failure or _unusable(answer)
         if key not in self._used:

@@ -109,10 +109,10 @@ class Endpoint:
             raise _Again("timeout") from None
         except openai.APIStatusError as error:
             return self._refused(error)
-        except openai.APIConnectionError as error:
-            cause = error.__cause__
-            reason = "answer too large" if isinstance(cause, TooLarge) else "connection"
-            raise _Again(reason, self._shown(cause or error)) from None
+        except TooLarge as error:
+            raise _Again("answer too large", str(error)) from None
+        except openai.OpenAIError as error:  # the connection, or a body that the library itself cannot take
+            raise _Again("connection", self._shown(error.__cause__ or error)) from None
 
     def _reply(self, content: bytes) -> Reply:
         """The reply in the body of a response; hostile bodies are broken answers."""

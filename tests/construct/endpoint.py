@@ -1,4 +1,4 @@
-"""A server on loopback that speaks the chat-completions protocol and says what a script tells it to, also hostile things."""
+"""A server on loopback that speaks the chat-completions protocol and says what its script tells it to, also hostile."""
 
 import asyncio
 import hashlib

@@ -4,7 +4,7 @@ One file per part: ``endpoint`` for the model that is asked, ``generators`` for 
 is kept of its answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from mftcoder.config.describe import settings
 from mftcoder.config.load import apply_override, read_json
 from mftcoder.config.schema import NonEmpty, Section, TaskName
 from mftcoder.construct.settings.endpoint import Budget, EndpointSettings, Request
-from mftcoder.construct.settings.generators import Generator
+from mftcoder.construct.settings.generators import Generator, Transform
 from mftcoder.construct.settings.samples import Decontaminate, Deduplicate, Quality, Verification
 from mftcoder.errors import MftcoderError
 
@@ -46,7 +46,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConstructConfig:
         apply_override(raw, override)
     raw.pop("$schema", None)
     try:
-        return ConstructConfig.model_validate(raw)
+        config = ConstructConfig.model_validate(raw)
+        found = list(_contradictions(config))
     except ValidationError as error:
         found = problems.of_schema(error, raw, settings(ConstructConfig))
-    raise MftcoderError("\n".join(f"{path}: {problem}" for problem in found))
+    if found:
+        raise MftcoderError("\n".join(f"{path}: {problem}" for problem in found))
+    return config
+
+
+def _contradictions(config: ConstructConfig) -> Iterator[str]:
+    """What the schema cannot see."""
+    if config.budget.money and not config.budget.prices:
+        yield "budget.prices: missing. Without prices, budget.money says nothing."
+    if isinstance(config.generator, Transform) and config.generator.snippets and config.generator.roots:
+        yield "generator.snippets: there is generator.roots, too. Keep one of them."
