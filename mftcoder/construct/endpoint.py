@@ -15,7 +15,7 @@ from mftcoder.errors import MftcoderError, RunError
 
 LONGEST_WAIT = 300.0  # seconds, whatever Retry-After says
 LONGEST_BACKOFF = 60.0
-CHARS_PER_TOKEN = 3.5  # where nobody has counted
+BYTES_PER_TOKEN = 3  # where nobody has counted: few tokenizers need more tokens, whatever the script
 _SHORTEST_SECRET = 8  # characters: a shorter key is a placeholder, and part of ordinary words
 _REFUSED = (400, 413, 422)  # it is the request: another attempt would end the same way
 _WRONG = {401: "api_key_env", 403: "api_key_env", 404: "base_url and endpoint.model"}
@@ -41,8 +41,8 @@ class _Again(Exception):  # noqa: N818 - an outcome
 
 
 def estimated_tokens(text: str) -> int:
-    """A guess, where no tokenizer is at hand."""
-    return round(len(text) / CHARS_PER_TOKEN) + 1
+    """A guess on the high side, where no tokenizer is at hand."""
+    return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1
 
 
 def model_name(settings: EndpointSettings) -> str:

@@ -166,6 +166,8 @@ def _manifest(config: ConstructConfig, work: Work, asker: Asker, number: int) ->
 
 def _nothing(manifest: dict[str, Any]) -> MftcoderError:
     """The error for a task without a sample."""
+    if limit := manifest["stopped_at"]:
+        return RunError(f"{manifest['task']}: {limit} ended before a sample was there. Raise it and call again.")
     lost = [
         f"{name}: {', '.join(f'{reason} {number:,}' for reason, number in step['left_out'].items())}"
         for name, step in manifest["steps"].items()

@@ -1,6 +1,5 @@
 """A small tree of real source: a few modules of the standard library, copied. Configs that ask a server on loopback."""
 
-import json
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from construct_project import KEY, Made, write_config
 from endpoint import Script, Server
 
-from mftcoder.construct.pipeline import manifest_path, run
+from mftcoder.construct.pipeline import run
 from mftcoder.construct.settings import load
 
 MODULES = ["bisect.py", "copy.py", "json", "shlex.py", "textwrap.py"]
-KEY = "sk-test-0123456789abcdef"
 
 
 @pytest.fixture(scope="session")
@@ -46,18 +45,6 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Script], Server
         server.__exit__()
 
 
-class Made:
-    """The files of a task that was made."""
-
-    def __init__(self, out: Path, told: list[str]) -> None:
-        self.bytes = (out / "task.jsonl").read_bytes()
-        self.records = [json.loads(line) for line in self.bytes.splitlines()]
-        self.manifest_bytes = manifest_path(out, "task").read_bytes()
-        self.manifest: dict[str, Any] = json.loads(self.manifest_bytes)
-        self.steps = self.manifest["steps"]
-        self.told = told
-
-
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Made]:
     """A function: runs a config of that generator, with further sections; a folder's name tells runs apart."""
@@ -69,12 +56,3 @@ def make(tmp_path: Path) -> Callable[..., Made]:
         return Made(tmp_path / out, told)
 
     return made
-
-
-def write_config(folder: Path, generator: dict[str, Any], out: str = "out", **sections: Any) -> Path:
-    """A config of the task ``task`` in ``folder``, that gives up soon."""
-    endpoint = {"retries": 3, "backoff_seconds": 0.01, "timeout_seconds": 5} | sections.pop("endpoint", {})
-    config = {"out": str(folder / out), "task": "task", "generator": generator, "endpoint": endpoint, **sections}
-    path = folder / f"{out}.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    return path

@@ -7,7 +7,7 @@ import time
 import tracemalloc
 
 import pytest
-from conftest import KEY
+from construct_project import KEY
 from endpoint import Reply
 
 from mftcoder.construct.endpoint import Endpoint
@@ -127,7 +127,11 @@ def test_a_pace_lets_through_what_a_minute_allows_and_no_more():
 @pytest.mark.parametrize(
     ("reply", "error", "message"),
     [
-        (Reply(status=401, raw=b'{"error": {"message": "bad key ' + KEY.encode() + b'"}}'), MftcoderError, "api_key_env"),
+        (
+            Reply(status=401, raw=f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()),
+            MftcoderError,
+            "api_key_env",
+        ),
         (Reply(status=404, raw=b"{}"), MftcoderError, "endpoint.model"),
         (Reply(status=429, raw=b'{"error": {"code": "insufficient_quota"}}'), RunError, "no money"),
     ],
