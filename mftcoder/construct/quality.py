@@ -26,10 +26,10 @@ _BOILERPLATE = re.compile(
     r"\bas an? (ai|artificial intelligence|large language|language)( language)?( model| assistant)?\b"
     r"|\bmy (knowledge|training)( data)? (cut-?off|only goes)"
     r"|\b(i was|i am|i'm) (trained|created|developed|made) by\b"
-    r"|\b(?:#|//|--)?\s*\.\.\. ?(the )?(rest|remaining|remainder) of (the|your) (code|function|program|implementation)"
-    r"|(#|//|/\*|--)[^\n]{0,20}\b(your code|rest of (the|your) (code|implementation)|implementation) (goes )?here\b"
+    r"|(#|//|/\*|--)[^\n]{0,12}\b(rest|remainder) of (the|your) (code|function|class|program|implementation)\b"
+    r"|(#|//|/\*|--)[^\n]{0,20}\b(your code|implementation) (goes )?here\b"
     r"|(#|//|/\*|--)[^\n]{0,10}\b(todo|fixme)\b[^\n]{0,20}\bimplement"
-    r"|\[(your|insert)[^\]\n]{0,30}\]"
+    r"|(?-i:\[(Your|Insert|Enter) [^\]\n]{2,30}\])"
     r"|作为(一个)?(人工智能|AI|语言模型)",
     re.IGNORECASE,
 )

@@ -20,12 +20,12 @@ from mftcoder.construct.asking import BUDGET_SPENT
 from mftcoder.errors import MftcoderError, RunError
 
 SELF_INSTRUCT = {"type": "self_instruct", "instructions": 12, "per_request": 4, "requests_per_round": 2}
-TOPICS = {"type": "topics", "topics": ["python"], "max_topics": 3, "styles": ["exercise", "textbook"]}
+TOPICS = {"type": "single_turn", "topics": ["python"], "max_topics": 3, "styles": ["exercise", "textbook"]}
 PAIR = {"teacher": "senior engineer", "student": "beginner"}
 GENERATORS = {
     "self_instruct": SELF_INSTRUCT,
     "two_agents": {"type": "two_agents", "topics": ["sql"], "max_topics": 4, "pairs": [PAIR], "min_exchanges": 1},
-    "topics": TOPICS,
+    "single_turn": TOPICS,
     "evolve": {"type": "evolve", "max_seeds": 6, "rounds": 2, "judge": True},
     "transform": {"type": "transform", "transforms": ["translate", "repair", "explain"], "into": ["Python", "Go"]},
 }
@@ -141,7 +141,7 @@ def test_the_budget_is_never_passed_and_more_of_it_goes_on(serve, make):
         return reply
 
     server = serve(costly)
-    generator = {"type": "topics", "topics": ["python"], "max_topics": 3, "levels": ["all"]}
+    generator = {"type": "single_turn", "topics": ["python"], "max_topics": 3, "levels": ["all"]}
     settings = {"request": {"max_tokens": 40}}
     whole = make(generator, "whole", **settings)
     assert len(server.requests) == 3 + 3 + 6
@@ -226,7 +226,7 @@ def test_bad_answers_are_left_out_by_their_reasons_and_attacks_stay_text(serve, 
         return next(replies, Reply("")) if "Solve this in" in request.prompt else author(request)
 
     serve(script)
-    generator = {"type": "topics", "topics": ["python"], "max_topics": 2, "levels": ["all"], "questions": 6}
+    generator = {"type": "single_turn", "topics": ["python"], "max_topics": 2, "levels": ["all"], "questions": 6}
     made = make(generator, endpoint={"concurrency": 1}, verify={"type": "parse"}, quality={"languages": ["en"]})
     reasons = {reason for step in made.steps.values() for reason in step["left_out"]}
     assert reasons == set(filter(None, bad))

@@ -73,7 +73,7 @@ class TwoAgents(_Asking):
 class SingleTurn(_Asking):
     """A brief from a topic, a question from the brief, a solution (Code Exercises, Textbook)."""
 
-    type: Literal["topics"]
+    type: Literal["single_turn"]
     topics: Topics
     max_topics: MaxItems = None
     styles: Annotated[list[Literal["exercise", "textbook"]], Field(min_length=1)] = Field(

@@ -32,7 +32,7 @@ class _Question(NamedTuple):
     requests: tuple[str, ...]
 
 
-async def topics(settings: SingleTurn, work: Work) -> AsyncIterator[Sample]:
+async def single_turn(settings: SingleTurn, work: Work) -> AsyncIterator[Sample]:
     """Samples of one question and its solution: topic by topic, style by style, level by level."""
     subjects = drawn(read_topics(settings.topics), settings.max_topics, work.rng("topics"))
     cells = [_Cell(topic, style, level) for topic in subjects for style in settings.styles for level in settings.levels]
