@@ -16,15 +16,14 @@ from typing import Any
 from mftcoder.arguments import PathOrUrl, make_parser
 from mftcoder.config.load import load
 from mftcoder.config.schema import Config
-from mftcoder.errors import MftcoderError, ReportedByMain, RunError
+from mftcoder.errors import INTERRUPTED, MftcoderError, ReportedByMain, RunError
 
-INTERRUPTED = 130  # as shells report SIGINT
 PREVIEWED = 20  # samples on a page, if no number is given
 TABLE_WIDTH = 160  # columns, where the output is no terminal
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand. Returns 0: done; 1: failed; 2: the input is at fault; 130: interrupted."""
+    """Run one subcommand. Returns 0: done, 1: failed, 2: the input is at fault, 75 or 130: stopped by a signal."""
     arguments = make_parser().parse_args(argv)
     _quieten_libraries()
     try:

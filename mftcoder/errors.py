@@ -1,5 +1,7 @@
 """The errors a user can cause or must hear about. Each message says where, what, what was found, and the remedy."""
 
+INTERRUPTED = 130  # exit code, as shells report SIGINT
+
 
 class MftcoderError(Exception):
     """The input is at fault: a config, a file, a checkpoint. The command line prints the message and exits with 2."""
@@ -11,6 +13,12 @@ class RunError(MftcoderError):
     """The input was in order but the run could not go on (losses not finite, a rank that is silent): exit code 1."""
 
     exit_code = 1
+
+
+class StoppedError(RunError):
+    """A run stopped because a signal asked for it; it goes on with --resume. Schedulers may take 75 for "try again"."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h; INTERRUPTED after Ctrl-C
 
 
 class ReportedByMain(MftcoderError):  # noqa: N818 - it says where the error is, not what

@@ -28,7 +28,7 @@ from mftcoder.config.problems import nearest, show
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
-from mftcoder.engine.optimizer import build_optimizer, set_learning_rate
+from mftcoder.engine.optimizer import build_optimizer, set_learning_rate, steps_taken
 from mftcoder.engine.protocol import StepInfo
 from mftcoder.engine.stored_state import TRAINED, WEIGHT, partition, read_state
 from mftcoder.engine.ulysses import SequenceParallel
@@ -183,6 +183,14 @@ class DeepSpeedEngine:
         if optimizer is not self._optimizer:
             norm = float(self._engine.get_global_grad_norm())
         return StepInfo(norm, skipped=not self._engine.was_step_applied())
+
+    def replicated(self) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in self._engine.module.named_parameters():
+            if not hasattr(weight, "ds_id") or weight.ds_persist:  # ZeRO-3 keeps small ones whole
+                yield name, weight
+
+    def optimizer_steps(self) -> list[float]:
+        return steps_taken(self._optimizer)
 
     def train(self, mode: bool) -> None:
         self._engine.train(mode)

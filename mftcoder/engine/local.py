@@ -1,6 +1,7 @@
 """One process, plain torch: fast unit tests, and the oracle that DeepSpeed is checked against."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
-from mftcoder.engine.optimizer import build_optimizer, set_learning_rate
+from mftcoder.engine.optimizer import build_optimizer, set_learning_rate, steps_taken
 from mftcoder.engine.protocol import StepInfo
 from mftcoder.models.adapter import TokenNLL
 
@@ -38,6 +39,12 @@ class LocalEngine:
             self._optimizer.step()
         self._optimizer.zero_grad()
         return StepInfo(norm, skip)
+
+    def replicated(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.named_parameters()
+
+    def optimizer_steps(self) -> list[float]:
+        return steps_taken(self._optimizer)
 
     def train(self, mode: bool) -> None:
         self.model.train(mode)

@@ -90,3 +90,8 @@ def learning_rate(step: int, total_steps: int, training: Training) -> float:
 
 def _steps(number_or_fraction: float, total_steps: int) -> int:
     return math.ceil(number_or_fraction if number_or_fraction >= 1 else number_or_fraction * total_steps)
+
+
+def steps_taken(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The counts of steps that ``optimizer`` keeps for its parameters, without repetition."""
+    return sorted({float(state["step"]) for state in optimizer.state.values() if "step" in state})

@@ -1,5 +1,6 @@
 """What the training loop needs of an engine."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,14 @@ class Engine(Protocol):
 
     def step(self, learning_rate: float) -> StepInfo:
         """Update the weights from the accumulated gradient and forget it; if it is not finite, only forget it."""
+        ...
+
+    def replicated(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and value of every weight that each rank holds whole, and so all hold alike."""
+        ...
+
+    def optimizer_steps(self) -> list[float]:
+        """The counts of steps that the optimizer itself keeps, without repetition."""
         ...
 
     def train(self, mode: bool) -> None:

@@ -25,7 +25,9 @@ from mftcoder.training.step import StepResult
 from mftcoder.training.trackers import IDENTITY, Trackers
 
 FILE = "metrics.jsonl"
-Part = Literal["data", "communication", "probe", "validation", "save"]  # of the time; the first two lie within steps
+Part = Literal[
+    "data", "communication", "probe", "validation", "agreement", "save"
+]  # of the time; the first two lie within steps
 
 
 class Window:
@@ -55,7 +57,7 @@ class Window:
     @property
     def overhead(self) -> float:
         """The share of the time in which no step was computed: waiting for data, looking at losses, saving."""
-        beside = self.parts["probe"] + self.parts["validation"] + self.parts["save"]
+        beside = sum(self.parts[part] for part in ("probe", "validation", "agreement", "save"))
         return (self.parts["data"] + beside) / (self.seconds + beside)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The folder of a run: who may write into it, and what it may hold at the start."""
 
 import fcntl
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def open_output(output_dir: Path, held: ExitStack, *, resume: str | None) -> Che
         )
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        lock = held.enter_context((output_dir / LOCK).open("w"))
+        lock = held.enter_context((output_dir / LOCK).open("a"))
     except OSError as error:
         raise MftcoderError(f"output_dir: cannot write {output_dir}: {error.strerror}. Choose another one.") from error
     try:
@@ -38,6 +39,9 @@ def open_output(output_dir: Path, held: ExitStack, *, resume: str | None) -> Che
                 f"output_dir: another process is training in {output_dir}. Choose another one."
             ) from error
         print(f"{output_dir}: this file system has no locks, so a second run in it would not be noticed")
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")  # for kill -USR1 $(cat OUTPUT_DIR/.lock)
+    lock.flush()
     if resume is None:
         return None
     clear_incomplete(output_dir)

@@ -31,6 +31,8 @@ FREE: Any = {  # as pydantic takes it
         "save_best",
         "save_total_limit",
         "max_nonfinite_steps",
+        "agreement_steps",
+        "watchdog_seconds",
     },
 }
 FREE_OF_DEEPSPEED = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}

@@ -34,6 +34,7 @@ from mftcoder.training.checkpoint import Checkpoint, verify_files
 from mftcoder.training.determinism import deterministic
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.flops import Hardware
+from mftcoder.training.launcher import Launcher
 from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
 from mftcoder.training.output import open_output, set_aside_later
@@ -42,9 +43,11 @@ from mftcoder.training.profiling import Profiling, check_ranks
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity, with_rows_of
 from mftcoder.training.sampling import WeightedSampling
+from mftcoder.training.signals import Requests
 from mftcoder.training.state import Run, restore
 from mftcoder.training.trackers import check_installed
 from mftcoder.training.trained import find_start
+from mftcoder.training.watchdog import Watchdog
 
 TOKENIZE_TIMEOUT_SECONDS = float(os.environ.get("MFTCODER_TOKENIZE_TIMEOUT", 24 * 3600))
 
@@ -58,22 +61,28 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
     """
     from mftcoder.engine.deepspeed import process_group
 
+    launcher, output_dir = Launcher(), Path(config.output_dir)  # before the process group hides that there is none
     ranks_per_row = config.training.sequence_parallel_size
     with (
         deterministic(config.training.full_determinism),
+        Requests().listening() as requests,
         process_group(ranks_per_row) as group,
+        Watchdog(group, config.training.watchdog_seconds, output_dir, launcher).watching() as watchdog,
         contextlib.ExitStack() as held,
     ):
         group.on_main(lambda: check_installed(config))
-        checkpoint = group.on_main(lambda: open_output(Path(config.output_dir), held, resume=resume))
+        checkpoint = group.on_main(lambda: open_output(output_dir, held, resume=resume))
         if checkpoint:
             config = group.on_main(lambda: with_rows_of(config, checkpoint, group.data_size))
         _ensure_shards(config, group)
         if verify == "full" and os.environ.get("LOCAL_RANK", "0") == "0":  # the ranks of a host read the same files
             Shards.open(shards_path(config), verify)
         run = set_up(config, group, checkpoint)
+        run.requests, run.watchdog = requests, watchdog
+        run.engine.model.register_forward_hook(watchdog.beat)
         try:
-            train_loop(run)
+            with requests.acted_upon(), watchdog.taking_steps():
+                train_loop(run)
         finally:
             run.profiling.close()
             run.metrics.close()
@@ -92,7 +101,7 @@ def _ensure_shards(config: Config, group: Group) -> None:
         )
 
 
-def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
+def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests: Requests | None = None) -> Run:
     """A run that is ready for ``train_loop``: at its start, or where ``checkpoint`` left it. The shards exist."""
     training, output_dir = config.training, Path(config.output_dir)
     shards = Shards.open(shards_path(config))

@@ -1,7 +1,7 @@
 """One optimizer step, all collectives of ours in view."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class StepResult:
     pairs: int  # of a token and one that it attends to, itself among them
     router_loss: float  # of a mixture of experts, times its coefficient; else 0
     info: StepInfo
+    asked: Vector = field(default_factory=lambda: np.zeros(0))  # what ``requests`` gave, summed over ranks
 
     @property
     def losses(self) -> TaskLosses:
@@ -53,12 +54,13 @@ def train_step(
     group: Group,
     expected_units: Vector | None = None,
     trains: NDArray[np.bool_] | None = None,
+    requests: Callable[[], Sequence[float]] = tuple,
 ) -> StepResult:
     """Train on this rank's micro-batches of step ``step``. A step whose loss is not finite changes no weight.
 
     ``expected_units`` [K], the units of a mean step, take the place of this step's as denominators (and every task that
     has any then counts as present); None: ``"denominator": "step"``. Tasks that are not among ``trains`` [K] (default:
-    all) count nothing.
+    all) count nothing. What ``requests`` gives, always as many numbers, goes along with the losses to all ranks.
     """
     assert batches, "every rank takes part in every step"
     counts = [count_units(batches, num_tasks, reduction.unit), _count_rows(batches, num_tasks), _count_tokens(batches)]
@@ -77,8 +79,10 @@ def train_step(
         routers += router_loss.detach()
         last = number == len(batches)
         if last:
-            *sums_of_all, routers = group.sum(torch.cat([seen.flatten(), routers])).split(num_tasks)
-            seen = torch.stack(sums_of_all)
+            asked = torch.tensor(requests(), dtype=torch.float64).to(group.device)
+            parts = [seen.flatten(), routers, asked]
+            flat, routers, asked = group.sum(torch.cat(parts)).split([len(part) for part in parts])
+            seen = flat.view_as(seen)
             # A loss that is not finite on any rank makes the whole gradient so, and the engine skips such a step.
             loss = loss * torch.where(torch.isfinite(seen).all(), 1.0, torch.nan)
         engine.backward(loss + router_loss, last=last)
@@ -94,6 +98,7 @@ def train_step(
         int(pairs),
         routers.item(),
         info,
+        asked.cpu().numpy(),
     )
     if not info.skipped:
         reduction.observe(summed, units)

@@ -8,9 +8,11 @@ import torch
 
 from mftcoder.data.batch import Batch
 from mftcoder.data.loader import Loader
+from mftcoder.data.prepare import shards_path
 from mftcoder.errors import RunError
 from mftcoder.losses.weighting import TaskLosses
 from mftcoder.training.probe import RowNumbers
+from mftcoder.training.spikes import worst_samples
 from mftcoder.training.state import Run, timed
 from mftcoder.training.step import StepResult, evaluate, measure
 
@@ -100,12 +102,37 @@ def observe_more(run: Run, batches: list[Batch], result: StepResult, seed: int) 
         run.weighting.observe("replay", run.step, again)
 
 
-def report_skipped(run: Run, result: StepResult) -> None:
-    """Say which tasks' losses were not finite; RunError if that went on for too long."""
-    bad = [name for name, total in zip(run.tasks, result.totals, strict=True) if not np.isfinite(total)]
-    where = f"the loss of {', '.join(bad)}" if bad else "the gradient"
-    run.metrics.write("nonfinite", run.step, tasks=bad)
+def report_spikes(run: Run, batches: list[Batch], result: StepResult) -> None:
+    """Warn of tasks whose loss jumped, with the samples of the step to look at."""
+    spikes = run.spikes.observe(run.step, result.losses)
+    if not spikes:
+        return
+    samples = worst_samples(run.engine, batches, [spike.task for spike in spikes], run.group)
+    for spike in spikes:
+        name, worst = run.tasks.names[spike.task], samples[spike.task]
+        run.metrics.write("spike", run.step, task=name, loss=spike.loss, usual=spike.usual, samples=worst)
+        run.metrics.tell(
+            f"step {run.step}: the loss of {name} jumped to {spike.loss:.3f}; usual is {spike.usual:.3f}. "
+            f"{_look_at(run, name, worst)}"
+        )
+
+
+def _look_at(run: Run, task: str, samples: list[int]) -> str:
+    shards, (first, *more) = shards_path(run.config), samples
+    others = f" (then {', '.join(map(str, more))})" if more else ""
+    return f"Its worst sample: mftcoder inspect {shards} --task {task} --sample {first}{others}"
+
+
+def report_skipped(run: Run, batches: list[Batch], result: StepResult) -> None:
+    """Say which tasks' losses were not finite, and in which samples; RunError if that went on for too long."""
+    bad = [task for task, total in enumerate(result.totals) if not np.isfinite(total)]
+    names = [run.tasks.names[task] for task in bad]
+    where = f"the loss of {', '.join(names)}" if bad else "the gradient"
+    samples = worst_samples(run.engine, batches, bad, run.group) if bad else {}
+    run.metrics.write("nonfinite", run.step, tasks=names, samples=[samples[task] for task in bad])
     run.metrics.tell(f"step {run.step}: {where} is not finite; the step was skipped")
+    for task in bad:
+        run.metrics.tell(_look_at(run, run.tasks.names[task], samples[task]))
     if run.nonfinite >= run.config.training.max_nonfinite_steps:
         raise RunError(
             f"step {run.step}: {where} was not finite in {run.nonfinite} steps in a row "

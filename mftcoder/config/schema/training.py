@@ -103,6 +103,17 @@ class Training(Section):
         "machine and versions. Costs speed, often 5 to 20 %; what has no such algorithm fails. A CPU needs it not.",
     )
     max_nonfinite_steps: PositiveInt = Field(10, description="Skipped steps in a row after which the run stops.")
+    agreement_steps: PositiveInt | None = Field(
+        100,
+        description="Every so many steps, and before every checkpoint, the ranks compare digests of weights, optimizer "
+        "step, task weights and place in the data; the run stops where they differ. Null: never.",
+    )
+    watchdog_seconds: PositiveFloat | None = Field(
+        600.0,
+        description="The run is ended, with the stacks of all ranks in `stacks/` and the missing rank named, when no "
+        "rank has done anything for so long, or a rank is not heard of. More where `torch_compile` takes longer; "
+        "null: never.",
+    )
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="When tasks are validated.")
     eval_steps: PositiveInt | None = Field(None, description="With `steps`: every so many steps.")
     save_strategy: Literal["steps", "epoch"] = Field("steps", description="When checkpoints are written.")
