@@ -17,17 +17,19 @@ from torch import Tensor
 from mftcoder.distributed import Group
 from mftcoder.errors import RunError
 
-WORDS_AT_ONCE = 2**24  # bounds what is held beside the weights
+WORDS = (torch.int64, torch.int32, torch.int16, torch.uint8)  # the widest are the fastest
 ROUNDING = 1e-6  # relative; hosts of different makes may differ so in the logarithms and roots of weightings
 SHOWN = 3  # weights, or characters of a value, times forty
 
 
 @torch.no_grad()
 def digest(weight: Tensor) -> Tensor:
-    """[] int64: the sum of its bits as numbers of four bytes or less. Any single change of bits changes it."""
+    """[] int64: the sum, modulo 2^64, of its bits as whole numbers. Any single change of bits changes it."""
     flat = weight.detach().contiguous().view(-1).view(torch.uint8)
-    words = flat.view(torch.int32) if flat.numel() % 4 == 0 else flat
-    return torch.stack([part.sum(dtype=torch.int64) for part in words.split(WORDS_AT_ONCE)]).sum()
+    word = next(dtype for dtype in WORDS if flat.numel() % dtype.itemsize == 0)
+    aligned = flat.storage_offset() % word.itemsize == 0  # not always so in a buffer that holds several weights
+    words = (flat if aligned else flat.clone()).view(word)
+    return words.sum(dtype=torch.int64)
 
 
 def check_agreement(step: int, weights: Iterable[tuple[str, Tensor]], state: Mapping[str, Any], group: Group) -> None:

@@ -1,6 +1,5 @@
 """What counts as agreement between ranks."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -52,8 +51,15 @@ def test_rounding_is_no_disagreement_but_counts_and_shapes_are():
     assert not alike(base, {"weights": [0.25, 0.75], "step": 7})
 
 
-def test_a_digest_does_not_depend_on_how_much_is_summed_at_once(monkeypatch):
-    weight = torch.from_numpy(np.random.default_rng(0).normal(size=1000).astype(np.float32))
-    whole = int(digest(weight))
-    monkeypatch.setattr("mftcoder.training.agreement.WORDS_AT_ONCE", 7)
-    assert int(digest(weight)) == whole
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.uint8])
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+def test_a_weight_may_lie_anywhere_in_a_buffer(dtype, offset):
+    buffer = torch.arange(40).to(dtype)
+    inside = buffer[offset : offset + 12]
+    inside[:] = 1
+    before = int(digest(inside))
+    buffer[offset + 12] = 7
+    assert int(digest(inside)) == before
+    inside[11] = 2
+    assert int(digest(inside)) != before
+    assert int(digest(inside.clone())) == int(digest(inside))
