@@ -43,7 +43,7 @@ class Requests:
     """What this process was asked for since it was last asked about that."""
 
     def __init__(self) -> None:
-        self._acting = False
+        self._acting = self._over = False
         self._asked = dict.fromkeys(KINDS, 0.0)
         self._lock = threading.Lock()
         self._interrupted_at: float | None = None
@@ -58,12 +58,15 @@ class Requests:
 
     @contextmanager
     def acted_upon(self) -> Iterator[None]:
-        """Inside, steps are taken, after which to act. Outside, SIGTERM and SIGINT end the process by an error."""
+        """Inside, steps are taken, after which to act. Before, SIGTERM and SIGINT end the process by an error.
+
+        Afterwards it ends anyway, and SIGTERM changes nothing.
+        """
         self._acting = True
         try:
             yield
         finally:
-            self._acting = False
+            self._acting, self._over = False, True
 
     @contextmanager
     def listening(self) -> Iterator["Requests"]:
@@ -92,7 +95,8 @@ class Requests:
 
     def _listen(self, reader: socket.socket) -> None:
         while numbers := reader.recv(1):
-            if self._acting and numbers[0] in KINDS:
+            again = numbers[0] == SIGINT and self._asked[SIGINT] > 0
+            if numbers[0] in KINDS and (self._acting or (self._over and again)):
                 self._note(Signals(numbers[0]))
 
     def _note(self, kind: Signals) -> None:
@@ -113,10 +117,12 @@ class Requests:
         if os.getpid() != self._pid:  # a process that was forked off
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif not self._acting and number == SIGINT:
+        elif self._acting or self._asked[SIGINT]:
+            return
+        elif number == SIGINT:
             raise KeyboardInterrupt
-        elif not self._acting and number == SIGTERM:
-            raise stopped(SIGTERM, "stopped before the first step. The same command starts anew.")
+        elif number == SIGTERM and not self._over:
+            raise stopped(SIGTERM, "stopped before the first step. The same command with --resume starts anew.")
 
 
 AND_THEN = {SIGTERM: ", then stopping", SIGINT: ", then stopping; Ctrl-C again stops at once", SIGUSR1: ""}

@@ -142,5 +142,5 @@ def test_signals_before_the_first_step(long_run, tmp_path):
         os.kill(run.process.pid, signal.SIGTERM)
         assert run.end() == 75, run.output
     assert "before the first step" in run.output
-    with started([*MFTCODER], config, tmp_path) as run:
-        pass
+    with FaultRun([*MFTCODER, "train", config, "--resume"], tmp_path / "log") as run:
+        run.wait_for_line("step 5/")
