@@ -1,28 +1,27 @@
 """What one GPU reaches: whole training steps of a Llama of about a billion parameters with random weights.
 
     python tools/bench_gpu.py TOKENIZER DATA full lora full+compile full+sdpa --json found.json
-    python tools/bench_gpu.py TOKENIZER DATA trl trl+flex trl+bf16           needs TRL beside this program
+    python tools/bench_gpu.py TOKENIZER DATA full trl trl+flex trl+bf16      needs TRL beside this program
 
 TOKENIZER is a folder, DATA one of NAME.jsonl in the format "messages". A RUN is words joined by "+": full, lora, qlora
 or trl; what the attention is (varlen, flex, sdpa, eager; default: auto); rowsN for a micro-batch of N rows, stepN for N
-micro-batches a step; zeroN; compile; checkpoint; 8bit, paged; fp16, fp32. With "profile" a step is traced as well. All
-run in one process, one after another, on the same rows.
+micro-batches a step; zeroN; compile; checkpoint; 8bit, paged; fp16, fp32. With "profile" a step is traced as well.
+Each is a process of its own, one after another, on the same rows.
 
 MFU is the share of the rate that a large bfloat16 matrix product reaches on the same GPU; what the method needs counts,
-not what is done (see mftcoder/training/flops.py). Memory is what the allocator of CUDA held at most, beyond what was
-held before, beside what ``mftcoder validate`` plans, for rows that are all supervised.
+not what is done (see mftcoder/training/flops.py). Memory is what the allocator of CUDA had given out at most, beside
+what ``mftcoder validate`` plans, for rows that are all supervised.
 """
 
 import argparse
-import gc
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from mftcoder.config.load import parse
 from mftcoder.config.schema import Config
 from mftcoder.data.prepare import prepare
 from mftcoder.data.shards import Shards
-from mftcoder.distributed import Group
 from mftcoder.training.memory import plan
 
 WARM_UP = 3  # steps that are not counted
@@ -61,33 +59,44 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, metavar="N", help=f"beside {WARM_UP} to warm up (default: 5)")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try this script")
     parser.add_argument("--json", type=Path, help="file that gets what was found, after every run")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--traces", type=Path, default=Path(), help="folder for what is profiled")
     arguments = parser.parse_args()
-    from mftcoder.engine.deepspeed import process_group
-
-    theirs = [words.startswith("trl") for words in arguments.runs]
-    if any(theirs) and not all(theirs):
-        parser.error("TRL needs a process without a process group: give its runs by themselves")
-    with tempfile.TemporaryDirectory() as name, nullcontext(Group()) if any(theirs) else process_group() as group:
-        folder, found = Path(name), []
-        make_model(arguments, folder / "model")
-        rate = matmul_rate() if GPU else 1e12
-        device = torch.cuda.get_device_name() if GPU else "cpu"
-        print(f"{device}: {rate / 1e12:,.0f} TFLOP/s in a large bfloat16 matrix product", flush=True)
-        prepare(config_of("full", arguments, folder, rate), tell=print)
-        for words in arguments.runs:
-            measured = {"run": words, "device": device, "peak_tflops": rate / 1e12}
-            try:
-                measured |= measure(words, arguments, folder, group, rate)
-            except Exception as error:  # the next may go well
-                traceback.print_exc()
-                measured["error"] = f"{type(error).__name__}: {error}"[:1000]
-            forget()
-            found.append(measured)
-            print(json.dumps(measured), flush=True)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if arguments.inside:  # a process of its own for one run
+        found = measure(arguments.runs[0], arguments, arguments.inside, arguments.rate)
+        print(f"FOUND {json.dumps(found)}")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        found = compare(arguments, Path(name))
     show(found)
+
+
+def compare(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """All runs, each in a process of its own."""
+    found: list[dict[str, Any]] = []
+    rate, device = (matmul_rate(), torch.cuda.get_device_name()) if GPU else (1e12, "cpu")
+    print(f"{device}: {rate / 1e12:,.0f} TFLOP/s in a large bfloat16 matrix product", flush=True)
+    make_model(arguments, folder / "model")
+    prepare(config_of("full", arguments, folder, rate), tell=print)
+    for words in arguments.runs:
+        options = [f"--{name}={getattr(arguments, name)}" for name in ("length", "rows", "steps", "traces")]
+        command = [sys.executable, __file__, str(arguments.tokenizer), str(arguments.data), words, *options]
+        command += [f"--inside={folder}", f"--rate={rate}"]
+        begin = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            measured = {"run": words, "device": device, "peak_tflops": rate / 1e12, "planned_gib": None}
+            if not words.startswith("trl"):
+                measured["planned_gib"] = plan(config_of(words, arguments, folder, rate), 1).total / 2**30
+            output, _ = process.communicate()
+        told = [line for line in output.splitlines() if line.startswith("FOUND ")]
+        measured |= json.loads(told[-1].removeprefix("FOUND ")) if told else {"error": output[-3000:]}
+        measured["whole_seconds"] = time.perf_counter() - begin
+        found.append(measured)
+        print(json.dumps(measured), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
 
 
 def make_model(arguments: argparse.Namespace, folder: Path) -> None:
@@ -108,7 +117,8 @@ def make_model(arguments: argparse.Namespace, folder: Path) -> None:
         model = LlamaForCausalLM(config).bfloat16()
     model.save_pretrained(folder)
     del model
-    forget()
+    if GPU:
+        torch.cuda.empty_cache()
 
 
 def config_of(words: str, arguments: argparse.Namespace, folder: Path, rate: float) -> Config:
@@ -158,58 +168,54 @@ def config_of(words: str, arguments: argparse.Namespace, folder: Path, rate: flo
     )
 
 
-def measure(
-    words: str, arguments: argparse.Namespace, folder: Path, group: Group, rate: float
-) -> dict[str, float | str | None]:
+def measure(words: str, arguments: argparse.Namespace, folder: Path, rate: float) -> dict[str, float | str | None]:
     """Time, memory and utilisation of the steps of a run."""
-    before = held()
     if words.startswith("trl"):
         stepping = trl_steps(words, arguments, folder, rate)
-        run, planned = None, None
-    else:
-        config = config_of(words, arguments, folder, rate)
-        planned = plan(config, 1).total
-        run = started(config, group)
+        found, _ = timed(stepping, arguments.steps)
+        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if GPU else None
+        return found | trl_rates(words, arguments, folder, rate, float(found["seconds_per_step"] or 0))
+    from mftcoder.engine.deepspeed import process_group
+
+    with process_group() as group:
+        run = started(config_of(words, arguments, folder, rate), group)
         stepping = our_steps(run)
-    start, seconds = time.perf_counter(), []
-    for number in range(WARM_UP + arguments.steps):
-        if number == 1 and GPU:
-            torch.cuda.reset_peak_memory_stats()
+        found, seconds = timed(stepping, arguments.steps)
+        if "profile" in words.split("+"):
+            profile(stepping, arguments.traces / words.replace("+", "-"))
+        run.metrics.close()
+    lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    counted = [line for line in lines if line["kind"] == "train"][WARM_UP:][: arguments.steps]
+    tokens, supervised = (sum(line[name] for line in counted) for name in ("tokens", "supervised_tokens"))
+    return found | {
+        "attention": str(run.engine.model.attention),
+        "peak_gib": max(line["memory_gib"] for line in counted),
+        "tokens_per_second": tokens / seconds,
+        "supervised_per_second": supervised / seconds,
+        "mfu": statistics.median(line["mfu"] for line in counted),
+        "loss": counted[-1]["loss"],
+        "waiting_for_data": sum(line["data_seconds"] for line in counted) / seconds,
+    }
+
+
+def timed(stepping: Iterator[None], num_steps: int) -> tuple[dict[str, float | str | None], float]:
+    """What the steps after warming up took, and their sum."""
+    seconds = []
+    for _ in range(WARM_UP + num_steps):
         begin = time.perf_counter()
         next(stepping)
         if GPU:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
-    peak = (torch.cuda.max_memory_allocated() - before) if GPU else 0
-    reserved = torch.cuda.max_memory_reserved() if GPU else 0
-    if "profile" in words.split("+"):
-        profile(stepping, arguments.traces / words.replace("+", "-"))
+    counted = seconds[WARM_UP:]
     found: dict[str, float | str | None] = {
-        "seconds_per_step": statistics.median(seconds[WARM_UP:]),
-        "fastest": min(seconds[WARM_UP:]),
-        "slowest": max(seconds[WARM_UP:]),
+        "seconds_per_step": statistics.median(counted),
+        "fastest": min(counted),
+        "slowest": max(counted),
         "first_step": seconds[0],
-        "warmed_up_after": sum(seconds[:WARM_UP]),
-        "peak_gib": peak / 2**30,
-        "reserved_gib": reserved / 2**30,
-        "planned_gib": planned / 2**30 if planned else None,
-        "held_before_gib": before / 2**30,
-        "seconds": time.perf_counter() - start,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if GPU else None,
     }
-    if run is None:
-        return found | trl_rates(words, arguments, folder, rate, statistics.mean(seconds[WARM_UP:]))
-    run.metrics.close()
-    lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    counted = [line for line in lines if line["kind"] == "train"][WARM_UP:][: arguments.steps]
-    spent = sum(seconds[WARM_UP:])
-    return found | {
-        "attention": str(run.engine.model.attention),
-        "tokens_per_second": sum(line["tokens"] for line in counted) / spent,
-        "supervised_per_second": sum(line["supervised_tokens"] for line in counted) / spent,
-        "mfu": statistics.median(line["mfu"] for line in counted),
-        "loss": counted[-1]["loss"],
-        "waiting_for_data": sum(line["data_seconds"] for line in counted) / spent,
-    }
+    return found, sum(counted)
 
 
 def rows_of(arguments: argparse.Namespace, folder: Path) -> list[dict[str, list[int]]]:
@@ -348,18 +354,6 @@ def matmul_rate(size: int = 8192, repeats: int = 20) -> float:
     return 2 * size**3 / statistics.median(times[3:])
 
 
-def held() -> int:
-    return torch.cuda.memory_allocated() if GPU else 0
-
-
-def forget() -> None:
-    """Give back what nothing refers to any more."""
-    torch._dynamo.reset()
-    gc.collect()
-    if GPU:
-        torch.cuda.empty_cache()
-
-
 def show(found: list[dict[str, Any]]) -> None:
     """One line per run."""
     columns = ("run", "s/step", "tokens/s", "supervised/s", "MFU", "peak GiB", "planned", "attention")
@@ -374,7 +368,7 @@ def show(found: list[dict[str, Any]]) -> None:
         attention = itertools.islice(str(each.get("attention", "")), 20)
         seconds = f"{each['seconds_per_step']:.3f}"
         table.add_row(
-            each["run"], seconds, *numbers, utilisation, f"{each['peak_gib']:.2f}", planned, "".join(attention)
+            each["run"], seconds, *numbers, utilisation, f"{each['peak_gib'] or 0:.2f}", planned, "".join(attention)
         )
     Console(width=140).print(table)
 

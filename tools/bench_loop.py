@@ -23,8 +23,6 @@ from experiment import new_project
 from process import watch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import LinearCrossEntropyOptions
-from torch.nn.functional import linear_cross_entropy
 from transformers import AutoModelForCausalLM
 
 from mftcoder.config.load import load
@@ -122,7 +120,10 @@ def our_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def torch_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """The same with torch's own chunked loss."""
+    """The same with torch's own chunked loss, which came with torch 2.13."""
+    from torch.nn import LinearCrossEntropyOptions
+    from torch.nn.functional import linear_cross_entropy
+
     options = LinearCrossEntropyOptions(batch_chunk_size=256)
     hidden, targets = supervised(model, batch), batch.targets
     return linear_cross_entropy(hidden, model.lm_head.weight, targets, reduction="sum", options=options) / len(targets)

@@ -5,6 +5,7 @@ One autograd function serves both uses. When it is known beforehand how much eac
 size S·H·V instead of the four that recomputing takes. Otherwise the backward pass makes the logits again.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 2**25  # logits per chunk: 128 MiB in float32
+# On a GPU 1 GiB: every chunk adds to the gradient of the whole head, so that many small ones cost more than the logits.
+CHUNK_ELEMENTS_ON_GPU = 2**28
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def chunked_nll(
         targets: [S] int64.
         coefficients: [S] floating, how much each position counts in the loss; None: the NLL itself is differentiable.
         transform: what stands between the linear head and the softmax.
-        chunk_size: positions per chunk; default: as many as make CHUNK_ELEMENTS logits.
+        chunk_size: positions per chunk; default: ``positions_per_chunk``.
         by_task: what the backward pass is to fill. It then makes the logits again even with coefficients.
 
     Returns:
@@ -83,12 +86,17 @@ def chunked_nll(
         float64). With coefficients only the loss
         carries a gradient, without them only the nll does (and the loss is 0).
     """
-    chunk = chunk_size or max(1, CHUNK_ELEMENTS // weight.shape[0])
+    chunk = chunk_size or positions_per_chunk(weight.shape[0], on_gpu=weight.is_cuda)
     # In float16 a gradient made here would underflow: the loss scale comes with the backward pass.
     if coefficients is not None and (by_task is not None or hidden.dtype == torch.float16):
         nll, _ = _ChunkedNLL.apply(hidden, weight, bias, targets, None, transform, chunk, by_task)
         return nll.detach(), (coefficients.to(nll.dtype) * nll).sum()
     return _ChunkedNLL.apply(hidden, weight, bias, targets, coefficients, transform, chunk, by_task)
+
+
+def positions_per_chunk(vocabulary: int, *, on_gpu: bool) -> int:
+    """How many positions at a time meet the head."""
+    return max(1, (CHUNK_ELEMENTS_ON_GPU if on_gpu else CHUNK_ELEMENTS) // vocabulary)
 
 
 class _ChunkedNLL(torch.autograd.Function):
@@ -147,6 +155,9 @@ def _run(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     nll = torch.empty(len(targets), dtype=wide, device=hidden.device)
     memory = torch.empty(min(chunk, len(targets)), len(weight), dtype=wide, device=hidden.device)
+    if memory.is_cuda and wide == torch.float32 and _HAS_TRITON:
+        _run_on_gpu(hidden, weight, bias, targets, coefficients, transform, grads, nll, memory)
+        return nll
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)
         wanted = targets[part, None]
@@ -165,8 +176,40 @@ def _run(
     return nll
 
 
+def _run_on_gpu(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    coefficients: Tensor | None,
+    transform: LogitTransform,
+    grads: "_Gradients | None",
+    nll: Tensor,
+    memory: Tensor,
+) -> None:
+    """The same with a kernel of its own for the softmax."""
+    from mftcoder.losses.softmax_kernel import softmax_nll
+
+    made = None
+    if grads is not None and coefficients is not None:
+        made = memory if hidden.dtype == memory.dtype else torch.empty_like(memory, dtype=hidden.dtype)
+    for start in range(0, len(targets), len(memory)):
+        part = slice(start, start + len(memory))
+        wanted = targets[part]
+        linear = _linear(hidden[part], weight, bias, memory[: len(wanted)])
+        grad = None if made is None else made[: len(wanted)]
+        softmax_nll(linear, wanted, nll[part], grad, transform.scale, transform.soft_cap)
+        if grads is not None and coefficients is not None and grad is not None:
+            grads.add(part, grad, coefficients[part].float() * transform.scale)
+
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
     """hidden · weightᵀ + bias, written to ``out``."""
+    if hidden.dtype != out.dtype and hidden.is_cuda and bias is None and hidden.dtype == weight.dtype:
+        return torch.mm(hidden, weight.T, out_dtype=out.dtype, out=out)
     if hidden.dtype != out.dtype:
         return out.copy_(torch.nn.functional.linear(hidden, weight, bias))
     if bias is None:
@@ -198,7 +241,7 @@ class _Gradients:
         """Add what the positions ``part`` bring; the gradient at their linear output is factors [C] · grad [C, V]."""
         hidden, weight = self._inputs
         if self.bias is not None:
-            self.bias += factors @ grad
+            self.bias += factors @ grad.to(factors.dtype)
         grad, factors = grad.to(hidden.dtype), factors[:, None]
         if self.hidden is not None:
             self.hidden[part] = (grad @ weight) * factors
@@ -212,6 +255,8 @@ class _Gradients:
             return
         if self.weight.dtype == hidden.dtype:
             self.weight.addmm_(grad.T, scaled)
+        elif scaled.is_cuda:
+            torch.addmm(self.weight, grad.T, scaled, out_dtype=self.weight.dtype, out=self.weight)
         else:
             self.weight += grad.T @ scaled
 

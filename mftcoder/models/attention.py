@@ -51,7 +51,7 @@ class Needs:
     """What a model asks of its attention."""
 
     family: str
-    head_size: int  # the largest, of queries, keys and values
+    head_sizes: tuple[int, int]  # of queries and keys, and of values
     dropout: float
     soft_cap: bool
     sinks: bool
@@ -67,7 +67,7 @@ class Needs:
         kinds = set(getattr(config, "layer_types", None) or [])
         return cls(
             family=type(model).__name__,
-            head_size=_largest_head(config),
+            head_sizes=_head_sizes(config),
             dropout=max(getattr(config, name, None) or 0.0 for name in ("attention_dropout", "attn_pdrop")),
             soft_cap=bool(getattr(config, "attn_logit_softcapping", None)),
             sinks=any(name.endswith(".sinks") for name, _ in model.named_parameters()),
@@ -120,8 +120,8 @@ def unfit(backend: str, needs: Needs) -> Iterator[str]:
             yield "the model has layers that need a mask"
         if needs.capability is None:
             yield "it trains on a GPU only"
-        if needs.head_size < SMALLEST_HEAD:
-            yield f"heads of {needs.head_size} are smaller than {SMALLEST_HEAD}"
+        if min(needs.head_sizes) < SMALLEST_HEAD:
+            yield f"heads of {min(needs.head_sizes)} are smaller than {SMALLEST_HEAD}"
     elif backend not in ("sdpa", "eager"):
         yield from _unfit_by_segments(backend, needs)
 
@@ -143,8 +143,8 @@ def _unfit_by_segments(backend: str, needs: Needs) -> Iterator[str]:
         yield f"it needs a GPU of compute capability {least[0]}.{least[1]}"
     if needs.dtype not in (torch.bfloat16, torch.float16):
         yield f"it has no {str(needs.dtype).removeprefix('torch.')}"
-    if needs.head_size > LARGEST_HEAD:
-        yield f"heads of {needs.head_size} are larger than {LARGEST_HEAD}"
+    if max(needs.head_sizes) > LARGEST_HEAD:
+        yield f"heads of {max(needs.head_sizes)} are larger than {LARGEST_HEAD}"
 
 
 def set_attention(model: PreTrainedModel, requested: str, *, masked: bool = False) -> Choice:
@@ -276,11 +276,14 @@ def _segment_by_segment(
     return torch.cat(parts)
 
 
-def _largest_head(config: PretrainedConfig) -> int:
+def _head_sizes(config: PretrainedConfig) -> tuple[int, int]:
     """Of a multi-head latent attention queries and values differ."""
-    sizes = [getattr(config, name, None) or 0 for name in ("head_dim", "v_head_dim", "global_head_dim")]
-    sizes.append((getattr(config, "qk_nope_head_dim", None) or 0) + (getattr(config, "qk_rope_head_dim", None) or 0))
-    return max(sizes) or config.hidden_size // config.num_attention_heads
+    latent = (getattr(config, "qk_nope_head_dim", None) or 0) + (getattr(config, "qk_rope_head_dim", None) or 0)
+    if latent:
+        return latent, config.v_head_dim
+    sizes = [getattr(config, name, None) or 0 for name in ("head_dim", "global_head_dim")]
+    size = max(sizes) or config.hidden_size // config.num_attention_heads
+    return size, size
 
 
 _REGISTER: tuple[tuple[Any, Callable], ...] = (

@@ -145,12 +145,12 @@ class TestChoice:
         [
             ({"dtype": torch.float32}, "flex_attention"),
             ({"capability": (7, 5)}, "flex_attention"),
-            ({"head_size": 320}, "flex_attention"),
+            ({"head_sizes": (320, 320)}, "flex_attention"),
             ({"soft_cap": True}, "flex_attention"),
             ({"sinks": True}, "flex_attention"),
             ({"dropout": 0.1}, "sdpa"),
             ({"masks": True}, "sdpa"),
-            ({"dtype": torch.float32, "head_size": 8}, "sdpa"),
+            ({"dtype": torch.float32, "head_sizes": (24, 8)}, "sdpa"),
             ({"soft_cap": True, "dropout": 0.1}, "eager"),
         ],
     )
@@ -167,8 +167,8 @@ class TestChoice:
     def test_a_family_says_what_it_supports(self):
         assert choose("auto", needs("gpt_bigcode", dtype=torch.float32)).backend == "sdpa"
 
-    def test_a_head_of_latent_attention_is_its_widest(self):
-        assert needs("deepseek_v2").head_size == 24
+    def test_of_latent_attention_queries_and_values_differ(self):
+        assert needs("deepseek_v2").head_sizes == (24, 12)
 
     @pytest.mark.parametrize(
         ("backend", "what", "reason"),

@@ -10,6 +10,7 @@ from tiny import random_rows
 
 from mftcoder.config.schema import Training
 from mftcoder.data.loader import collate
+from mftcoder.data.shards import Row
 from mftcoder.engine.local import LocalEngine
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
@@ -20,7 +21,7 @@ from mftcoder.models.load import compile_layers
 pytestmark = pytest.mark.cuda
 LENGTHS = [[90, 5, 161], [3, 17, 200], [256]]
 BACKENDS = ("varlen", "flex_attention", "sdpa", "eager")
-PRECISION = {torch.float32: 2e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}  # relative error of loss and gradient
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def prepared(family: str, backend: str, dtype: torch.dtype) -> tuple[TokenNLL, TokenNLL]:
@@ -35,17 +36,25 @@ def prepared(family: str, backend: str, dtype: torch.dtype) -> tuple[TokenNLL, T
     return tuple(TokenNLL(each, CausalAdapter()).train() for each in (model, reference))
 
 
-@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_rows_are_as_the_samples_alone_in_float32(family, backend, dtype):
     if dtype == torch.float16 and backend != "varlen":
         pytest.skip("as in bfloat16")
     ours, reference = prepared(family, backend, dtype)
-    rows = random_rows(0, LENGTHS)
-    expected, found = nll_and_gradient(reference, alone(rows), "cuda"), nll_and_gradient(ours, rows, "cuda")
-    assert relative(found[0], expected[0]) < PRECISION[dtype]
-    assert relative(found[1], expected[1]) < PRECISION[dtype]
+    check(ours, reference, random_rows(0, LENGTHS))
+
+
+def check(ours: TokenNLL, reference: TokenNLL, rows: list[Row]) -> None:
+    """Packed, ``ours`` must be as near to ``reference`` as eager attention in its precision is on the samples alone."""
+    plain = TokenNLL(copy.deepcopy(reference.causal).to(ours.causal.dtype), CausalAdapter()).train()
+    expected, found, usual = (
+        nll_and_gradient(model, part, "cuda")
+        for model, part in ((reference, alone(rows)), (ours, rows), (plain, alone(rows)))
+    )
+    for of_reference, of_ours, of_plain in zip(expected, found, usual, strict=True):
+        assert relative(of_ours, of_reference) < max(1.5 * relative(of_plain, of_reference), 5e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -63,7 +72,7 @@ def test_a_changed_sample_changes_nothing_in_its_neighbours(family, backend):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_first_choice_passes_the_proof_before_training(family, dtype):
     model = tiny_model(family, dtype).cuda()
     set_attention(model, "auto")
@@ -96,10 +105,7 @@ def test_compiled_layers_compute_the_same(backend):
     ours, reference = prepared("llama", backend, torch.bfloat16)
     compile_layers(ours.causal.model)
     for seed in range(3):  # other borders
-        rows = random_rows(seed, LENGTHS[seed:] + LENGTHS[:seed])
-        expected, found = nll_and_gradient(reference, alone(rows), "cuda"), nll_and_gradient(ours, rows, "cuda")
-        assert relative(found[0], expected[0]) < 3e-2
-        assert relative(found[1], expected[1]) < 3e-2
+        check(ours, reference, random_rows(seed, LENGTHS[seed:] + LENGTHS[:seed]))
 
 
 @pytest.mark.parametrize("backend", ["varlen", "flex_attention"])
