@@ -28,6 +28,7 @@ from mftcoder.config.problems import nearest, show
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
+from mftcoder.engine.host_memory import trim_at_peaks
 from mftcoder.engine.optimizer import build_optimizer, set_learning_rate, steps_taken
 from mftcoder.engine.protocol import StepInfo
 from mftcoder.engine.stored_state import TRAINED, WEIGHT, partition, read_state
@@ -144,6 +145,8 @@ class DeepSpeedEngine:
         self._group = group
         self._frozen = any(not p.requires_grad for p in model.parameters())
         self._optimizer = build_optimizer(model, training)
+        if group.device.type == "cpu":
+            trim_at_peaks(model)
         self._sequence = SequenceParallel(model, group) if group.ranks_per_row > 1 else None
         names = {parameter: name for name, parameter in model.named_parameters()}
         # DeepSpeed puts parameters of its own into the optimizer.

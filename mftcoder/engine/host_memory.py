@@ -1,0 +1,35 @@
+"""On a CPU: freed memory goes back to the system before a step takes the most.
+
+glibc keeps freed blocks of less than 32 MiB, and the holes that activations leave between others do not fit the next.
+"""
+
+import ctypes
+import ctypes.util
+from typing import Any
+
+from torch import Tensor, nn
+
+from mftcoder.models.adapter import TokenNLL
+from mftcoder.models.quantization import whole_size
+
+KEPT_BYTES = 2**25  # larger blocks go back by themselves
+
+
+def trim_at_peaks(model: TokenNLL) -> None:
+    """Trim where a step of ``model`` is about to take the most: before the head, and before the embedding's gradient.
+
+    Does nothing for vocabularies that are small beside what glibc keeps, nor without glibc.
+    """
+    malloc_trim = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "malloc_trim", None)
+    if malloc_trim is None or whole_size(model.head.weight) * model.head.weight.itemsize <= KEPT_BYTES:
+        return
+
+    def trim(*_: Any) -> None:
+        malloc_trim(0)
+
+    def before_gradient(embedding: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(trim)
+
+    model.head.register_forward_pre_hook(trim)
+    model.causal.get_input_embeddings().register_forward_hook(before_gradient)
