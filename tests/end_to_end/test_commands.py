@@ -41,6 +41,10 @@ def test_all_launchers_train_the_same(write_config, tmp_path, base_model):
     changes = {"training__max_steps": 4, "logging__logging_steps": 1, "model__path": str(base_model)}
     succeed("train", write_config("plain", **changes))
     changes["training__gradient_accumulation_steps"] = 1
+    changes["deepspeed"] = {
+        "train_batch_size": "auto",
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"},
+    }
     succeed("train", write_config("torchrun", **changes), ranks=2)
     program = [
         BIN / "deepspeed",
@@ -53,6 +57,8 @@ def test_all_launchers_train_the_same(write_config, tmp_path, base_model):
     ]
     environment = ENVIRONMENT | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     subprocess.run([str(word) for word in program], check=True, capture_output=True, env=environment)
+    kept = json.loads((tmp_path / "launched" / "deepspeed.json").read_text())  # without "auto"
+    assert (kept["train_batch_size"], kept["zero_optimization"]["reduce_bucket_size"]) == (4, 32**2)
     expected = last_train_lines(tmp_path / "plain")
     assert len(expected) == 4
     for name in ("torchrun", "launched"):
