@@ -1,13 +1,13 @@
 """Training records made of one function: each maker gives a record or raises LeftOut with the reason."""
 
 import ast
-import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from mftcoder.construct.defects import defect
 from mftcoder.construct.functions import Function, LeftOut, first_line, without_docstring
+from mftcoder.construct.parsing import fenced
 
 FEWEST_WORDS = 3  # of a docstring
 
@@ -25,7 +25,7 @@ def completion(function: Function, rng: Random) -> Record:
     cut = rng.choice(cuts) - 1
     beginning, rest = function.lines[:cut], function.lines[cut:]
     prompt = "Complete this Python function. Answer with the code that follows, nothing else."
-    return _record(function, f"{prompt}\n\n{fenced(beginning)}", fenced(rest))
+    return _record(function, f"{prompt}\n\n{_fenced(beginning)}", _fenced(rest))
 
 
 def text_to_code(function: Function, rng: Random) -> Record:
@@ -34,21 +34,21 @@ def text_to_code(function: Function, rng: Random) -> Record:
     while not function.lines[cut].strip():
         cut += 1
     signature, body = function.lines[:cut], function.lines[cut:]
-    return _record(function, f"Write the body of this Python function.\n\n{fenced(signature)}", fenced(body))
+    return _record(function, f"Write the body of this Python function.\n\n{_fenced(signature)}", _fenced(body))
 
 
 def comment(function: Function, rng: Random) -> Record:
     """A function without its docstring -> the docstring, without quotes and indentation."""
     _docstring(function)
-    prompt = f"Write the docstring of this Python function.\n\n{fenced(without_docstring(function))}"
+    prompt = f"Write the docstring of this Python function.\n\n{_fenced(without_docstring(function))}"
     return _record(function, prompt, ast.get_docstring(function.node) or "")
 
 
 def repair(function: Function, rng: Random) -> Record:
     """A function with one defect -> the function; the record names the defect's kind and line."""
     found = defect(function, rng)
-    prompt = f"This Python function has one defect. Write the corrected function.\n\n{fenced(found.lines)}"
-    return _record(function, prompt, fenced(function.lines)) | {"defect": {"kind": found.kind, "line": found.line}}
+    prompt = f"This Python function has one defect. Write the corrected function.\n\n{_fenced(found.lines)}"
+    return _record(function, prompt, _fenced(function.lines)) | {"defect": {"kind": found.kind, "line": found.line}}
 
 
 CODE_TASKS: dict[str, RecordMaker] = {
@@ -59,11 +59,9 @@ CODE_TASKS: dict[str, RecordMaker] = {
 }
 
 
-def fenced(lines: list[str]) -> str:
+def _fenced(lines: list[str]) -> str:
     """A Markdown code block. Its fence also keeps chat templates from stripping the first line's indentation."""
-    code = "\n".join(lines)
-    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
-    return f"{ticks}python\n{code}\n{ticks}"
+    return fenced("\n".join(lines), "python")
 
 
 def _docstring(function: Function) -> ast.stmt:
