@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from mftcoder.construct.limits import Pace
@@ -18,6 +19,7 @@ LONGEST_BACKOFF = 60.0
 BYTES_PER_TOKEN = 3  # where nobody has counted: few tokenizers need more tokens, whatever the script
 _SHORTEST_SECRET = 8  # characters: a shorter key is a placeholder, and part of ordinary words
 _REFUSED = (400, 413, 422)  # it is the request: another attempt would end the same way
+_OPTIONAL = ("openai", "rapidfuzz", "py3langid")  # the client, and what judges its answers
 _WRONG = {401: "api_key_env", 403: "api_key_env", 404: "base_url and endpoint.model"}
 
 
@@ -164,12 +166,13 @@ def _key(settings: EndpointSettings) -> str:
 
 
 def _client(settings: EndpointSettings, key: str) -> Any:
-    try:
-        import openai
-    except ImportError:
+    if missing := [name for name in _OPTIONAL if find_spec(name) is None]:
         raise MftcoderError(
-            "construct run: the client of the endpoint is not installed. Install it: pip install 'mftcoder[construct]'."
-        ) from None
+            f"construct run: {', '.join(missing)} is not installed. Install what it needs: "
+            "pip install 'mftcoder[construct]'."
+        )
+    import openai
+
     from mftcoder.construct.bounded import bounded_client
 
     base_url = settings.base_url or os.environ.get(settings.base_url_env) or "https://api.openai.com/v1"
