@@ -26,11 +26,11 @@ import torch.distributed as dist
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError, ReportedByMain, RunError, StoppedError
 from mftcoder.training.launcher import Launcher, is_alive
-from mftcoder.training.pulse import Exchange, Pulse, bytes_moved, host, is_waiting, names, who_is_missing
+from mftcoder.training.pulse import Exchange, Pulse, Seen, bytes_moved, host, is_waiting, names, who_is_missing
 
 MEBIBYTE = 2**20
 STDERR = 2
-LONGEST_PERIOD = 5.0  # seconds between two pulses
+LONGEST_PERIOD = 2.0  # seconds between two pulses
 SECONDS_TO_DUMP = 5.0  # for other ranks to write their stacks
 SECONDS_TO_LEAVE = 30.0  # after an error, as launchers give: leaving a group of which a rank has gone may hang
 SECONDS_WITHOUT_LAUNCHER = 300.0  # to save and end
@@ -62,6 +62,7 @@ class Watchdog:
     @contextmanager
     def watching(self) -> Iterator["Watchdog"]:
         """Watch inside; an error of this rank is told to the others, and one that another has caused is explained."""
+        self._publish()
         self._thread.start()
         self._exchange.start()
         try:
@@ -74,9 +75,7 @@ class Watchdog:
             if isinstance(error, RuntimeError) and (missing := self._missing_after(error)):
                 raise self._explained(missing) from error
             self._error = str(error) if isinstance(error, MftcoderError) else f"{type(error).__name__}: {error}"
-            self._exchange.own = self._pulse()
-            with suppress(RuntimeError):
-                self._exchange.publish()
+            self._publish()
             raise
         finally:
             self._ended.set()
@@ -115,6 +114,12 @@ class Watchdog:
             os.kill(os.getpid(), signal.SIGTERM)
         elif time.monotonic() - self._orphaned_at > SECONDS_WITHOUT_LAUNCHER:
             os._exit(StoppedError.exit_code)
+
+    def _publish(self) -> None:
+        """Tell a pulse now."""
+        self._exchange.own = self._pulse()
+        with suppress(RuntimeError):  # of a store that is out of reach
+            self._exchange.publish()
 
     def _pulse(self) -> Pulse:
         if (moved := bytes_moved()) - self._bytes >= MEBIBYTE:
@@ -180,24 +185,24 @@ class Watchdog:
         """The ranks that have gone or failed, if ``error`` can come from that."""
         if self._exchange.is_alone or not _is_of_connection(error):
             return []
-        end = time.monotonic() + 4 * self._period + 1
+        end = time.monotonic() + 5 * self._period + 1
         while time.monotonic() < end:
-            seen = self._exchange.seen
             try:
                 self._exchange.read(range(self._group.size))
             except RuntimeError:  # the store has gone with rank 0
-                return [seen[0].pulse] if 0 in seen else []
-            now = time.monotonic()
-            failed = [one.pulse for one in seen.values() if one.pulse.error]
-            gone = [
-                one.pulse
-                for one in seen.values()
-                if (one.pulse.host == host() and not is_alive(one.pulse.pid)) or now - one.beat_at > 3 * self._period
-            ]
+                return [self._exchange.seen[0].pulse] if 0 in self._exchange.seen and not self._group.is_main else []
+            others = [one for rank, one in self._exchange.seen.items() if rank != self._group.rank]
+            failed = [one.pulse for one in others if one.pulse.error]
+            gone = [one.pulse for one in others if self._is_gone(one)]
             if failed or gone:
                 return failed or gone
             time.sleep(0.1)
         return []
+
+    def _is_gone(self, one: Seen) -> bool:
+        if one.pulse.host == host() and not is_alive(one.pulse.pid):
+            return True
+        return time.monotonic() - one.beat_at > 3 * self._period
 
     def _explained(self, missing: list[Pulse]) -> MftcoderError:
         failed = [pulse for pulse in missing if pulse.error]
