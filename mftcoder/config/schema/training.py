@@ -105,8 +105,9 @@ class Training(Section):
     max_nonfinite_steps: PositiveInt = Field(10, description="Skipped steps in a row after which the run stops.")
     agreement_steps: PositiveInt | None = Field(
         100,
-        description="Every so many steps, and before every checkpoint, the ranks compare digests of weights, optimizer "
-        "step, task weights and place in the data; the run stops where they differ. Null: never.",
+        description="Every so many steps, and before every checkpoint, the ranks compare digests of weights (under "
+        "ZeRO-3 of those that each keeps whole), optimizer step, task weights and place in the data; the run stops "
+        "where they differ. Null: never.",
     )
     watchdog_seconds: PositiveFloat | None = Field(
         600.0,
