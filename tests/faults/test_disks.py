@@ -7,7 +7,7 @@ import pytest
 from end_to_end_project import command, succeed
 from fault_run import small_disk
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 def test_a_full_disk_during_tokenization_is_named_and_with_more_room_it_goes_on(write_config, tmp_path):
@@ -26,7 +26,6 @@ def test_a_full_disk_during_tokenization_is_named_and_with_more_room_it_goes_on(
         succeed("tokenize", config)
 
 
-@pytest.mark.long
 def test_a_full_disk_during_metrics_stops_the_run_and_resuming_loses_no_line(write_config, tmp_path):
     with small_disk(tmp_path / "small", "2m") as grow:
         output = tmp_path / "small" / "run"
@@ -48,7 +47,6 @@ def test_a_full_disk_during_metrics_stops_the_run_and_resuming_loses_no_line(wri
         assert steps == list(range(1, 1401))
 
 
-@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused(write_config, tmp_path):
     tmp_path.joinpath("locked").mkdir(mode=0o500)
@@ -57,7 +55,6 @@ def test_a_folder_without_permission_is_refused(write_config, tmp_path):
     assert f"cannot write {tmp_path / 'locked' / 'run'}" in done.stderr
 
 
-@pytest.mark.long
 def test_a_disk_that_is_read_only_is_refused_before_training(write_config, tmp_path):
     with small_disk(tmp_path / "small", "2m,ro"):
         done = command("train", write_config("run", output_dir=str(tmp_path / "small" / "run")))

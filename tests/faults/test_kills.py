@@ -60,6 +60,7 @@ def test_a_kill_during_a_save_costs_only_that_checkpoint(write_config, tmp_path)
         assert f"resuming from {output / 'checkpoints' / before[-1]}\n" in run.output
 
 
+@pytest.mark.long
 def test_a_kill_during_tokenization_costs_no_finished_part(write_config, tmp_path):
     """Eight files are encoded in parts; killed after the first are done, the rest is encoded by the next call."""
     for number in range(8):

@@ -38,15 +38,9 @@ def test_a_rank_that_hangs_is_named_and_all_stacks_are_written(long_run, tmp_pat
     assert "torch/distributed" in stacks[0]  # where it waits
 
 
-@pytest.mark.parametrize(
-    ("launcher", "rank"),
-    [
-        (torchrun, 1),
-        pytest.param(torchrun, 0, marks=pytest.mark.long),
-        pytest.param(deepspeed, 0, marks=pytest.mark.long),  # there, rank 0 holds the store
-        pytest.param(deepspeed, 1, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", [torchrun, deepspeed])  # of DeepSpeed's, rank 0 holds the store
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_is_named_at_once(launcher, rank, long_run, tmp_path):
     with FaultRun([*launcher(2), "train", long_run("run")], tmp_path / "log") as run:
         run.wait_for_line("step 5/")
