@@ -64,6 +64,9 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, default=Path(), help="folder for what is profiled")
     arguments = parser.parse_args()
     if arguments.inside:  # a process of its own for one run
+        import mftcoder.engine.deepspeed  # noqa: F401
+
+        input()  # until it is its turn
         found = measure(arguments.runs[0], arguments, arguments.inside, arguments.rate)
         print(f"FOUND {json.dumps(found)}")
         return
@@ -79,16 +82,18 @@ def compare(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
     print(f"{device}: {rate / 1e12:,.0f} TFLOP/s in a large bfloat16 matrix product", flush=True)
     make_model(arguments, folder / "model")
     prepare(config_of("full", arguments, folder, rate), tell=print)
-    for words in arguments.runs:
-        options = [f"--{name}={getattr(arguments, name)}" for name in ("length", "rows", "steps", "traces")]
-        command = [sys.executable, __file__, str(arguments.tokenizer), str(arguments.data), words, *options]
-        command += [f"--inside={folder}", f"--rate={rate}"]
-        begin = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            measured = {"run": words, "device": device, "peak_tflops": rate / 1e12, "planned_gib": None}
-            if not words.startswith("trl"):
-                measured["planned_gib"] = plan(config_of(words, arguments, folder, rate), 1).total / 2**30
-            output, _ = process.communicate()
+    waiting = start(arguments.runs[0], arguments, folder, rate)
+    for words, following in itertools.zip_longest(arguments.runs, arguments.runs[1:]):
+        begin, process = time.perf_counter(), waiting
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        if following:
+            waiting = start(following, arguments, folder, rate)
+        measured = {"run": words, "device": device, "peak_tflops": rate / 1e12, "planned_gib": None}
+        if not words.startswith("trl"):
+            measured["planned_gib"] = plan(config_of(words, arguments, folder, rate), 1).total / 2**30
+        output, _ = process.communicate()
         told = [line for line in output.splitlines() if line.startswith("FOUND ")]
         measured |= json.loads(told[-1].removeprefix("FOUND ")) if told else {"error": output[-3000:]}
         measured["whole_seconds"] = time.perf_counter() - begin
@@ -97,6 +102,14 @@ def compare(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
         if arguments.json:
             arguments.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
+
+
+def start(words: str, arguments: argparse.Namespace, folder: Path, rate: float) -> subprocess.Popen[str]:
+    """A process for a run, which imports what it needs and then waits for a line."""
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("length", "rows", "steps", "traces")]
+    command = [sys.executable, __file__, str(arguments.tokenizer), str(arguments.data), words, *options]
+    command += [f"--inside={folder}", f"--rate={rate}", *(["--tiny"] if arguments.tiny else [])]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def make_model(arguments: argparse.Namespace, folder: Path) -> None:

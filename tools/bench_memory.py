@@ -128,7 +128,7 @@ def main() -> None:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.ranks}"]
         for mode in arguments.modes:
             config = config_of(mode, base)
-            planned = plan(config, arguments.ranks)
+            planned = plan(config, arguments.ranks, gpu=False)
             done = subprocess.run(
                 [*launch, __file__, mode, "--base", str(base)], capture_output=True, text=True, check=False
             )

@@ -5,8 +5,9 @@ One autograd function serves both uses. When it is known beforehand how much eac
 size S·H·V instead of the four that recomputing takes. Otherwise the backward pass makes the logits again.
 """
 
-import importlib.util
-from collections.abc import Iterator
+import functools
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,8 +156,8 @@ def _run(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     nll = torch.empty(len(targets), dtype=wide, device=hidden.device)
     memory = torch.empty(min(chunk, len(targets)), len(weight), dtype=wide, device=hidden.device)
-    if memory.is_cuda and wide == torch.float32 and _HAS_TRITON:
-        _run_on_gpu(hidden, weight, bias, targets, coefficients, transform, grads, nll, memory)
+    if memory.is_cuda and wide == torch.float32 and (kernel := _softmax_kernel()):
+        _run_by_kernel(kernel, hidden, weight, bias, targets, coefficients, transform, grads, nll, memory)
         return nll
     for start in range(0, len(targets), chunk):
         part = slice(start, start + chunk)
@@ -176,7 +177,8 @@ def _run(
     return nll
 
 
-def _run_on_gpu(
+def _run_by_kernel(
+    softmax_nll: Callable[..., None],
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -188,8 +190,6 @@ def _run_on_gpu(
     memory: Tensor,
 ) -> None:
     """The same with a kernel of its own for the softmax."""
-    from mftcoder.losses.softmax_kernel import softmax_nll
-
     made = None
     if grads is not None and coefficients is not None:
         made = memory if hidden.dtype == memory.dtype else torch.empty_like(memory, dtype=hidden.dtype)
@@ -203,7 +203,18 @@ def _run_on_gpu(
             grads.add(part, grad, coefficients[part].float() * transform.scale)
 
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+@functools.cache
+def _softmax_kernel() -> Callable[..., None] | None:
+    """That of ``softmax_kernel`` where it works: it is compiled on the spot, which takes Triton and a C compiler."""
+    try:
+        from mftcoder.losses.softmax_kernel import softmax_nll
+
+        one = torch.ones(1, 8, device="cuda")
+        softmax_nll(one, torch.zeros(1, dtype=torch.int64, device="cuda"), one[0, :1].clone(), None, 1.0, None)
+    except Exception as error:  # of many kinds, by what is missing
+        warnings.warn(f"the head's softmax is slower than it could be, since Triton fails: {error}", stacklevel=2)
+        return None
+    return softmax_nll
 
 
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:

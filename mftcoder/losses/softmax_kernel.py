@@ -4,8 +4,6 @@ What ``chunked_nll`` does operation by operation on a CPU, one kernel does here,
 over the largest tensor of the step.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,20 +13,25 @@ BLOCK = 8192  # logits of a row at a time
 
 
 @triton.jit
+def _cap(x, cap):
+    return cap * (2.0 / (1.0 + tl.exp(-2.0 * x / cap)) - 1.0)  # cap · tanh(x / cap)
+
+
+@triton.jit  # which takes no annotations but these
 def _kernel(
-    linear: Any,
-    gradient: Any,
-    targets: Any,
-    nll: Any,
-    size: Any,
-    linear_stride: Any,
-    gradient_stride: Any,
-    scale: Any,
-    cap: Any,
+    linear,
+    gradient,
+    targets,
+    nll,
+    size,
+    linear_stride,
+    gradient_stride,
+    scale,
+    cap,
     capped: tl.constexpr,
     writes: tl.constexpr,
     block: tl.constexpr,
-) -> None:
+):
     row = tl.program_id(0).to(tl.int64)
     linear += row * linear_stride
     target = tl.load(targets + row)
@@ -38,15 +41,15 @@ def _kernel(
         at = start + tl.arange(0, block)
         x = tl.load(linear + at, mask=at < size, other=0.0).to(tl.float32) * scale
         if capped:
-            x = cap * (2.0 / (1.0 + tl.exp(-2.0 * x / cap)) - 1.0)
+            x = _cap(x, cap)
         x = tl.where(at < size, x, -float("inf"))
         larger = tl.maximum(largest, tl.max(x))
         total = total * tl.exp(largest - larger) + tl.sum(tl.exp(x - larger))
         largest = larger
-    x = tl.load(linear + target).to(tl.float32) * scale
+    at_target = tl.load(linear + target).to(tl.float32) * scale
     if capped:
-        x = cap * (2.0 / (1.0 + tl.exp(-2.0 * x / cap)) - 1.0)
-    tl.store(nll + row, tl.log(total) + largest - x)
+        at_target = _cap(at_target, cap)
+    tl.store(nll + row, tl.log(total) + largest - at_target)
     if writes:
         tl.debug_barrier()  # the gradient may take the place of what is read above
         gradient += row * gradient_stride
@@ -54,7 +57,7 @@ def _kernel(
             at = start + tl.arange(0, block)
             x = tl.load(linear + at, mask=at < size, other=0.0).to(tl.float32) * scale
             if capped:
-                x = cap * (2.0 / (1.0 + tl.exp(-2.0 * x / cap)) - 1.0)
+                x = _cap(x, cap)
             by_logit = tl.exp(x - largest) / total - tl.where(at == target, 1.0, 0.0)
             if capped:
                 by_logit *= 1.0 - (x / cap) * (x / cap)

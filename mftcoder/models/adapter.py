@@ -32,6 +32,7 @@ class Head(nn.Module):
         """``new_rows`` [N, H] stand at N places of ``weight`` [V, H]; ``normalized``: its rows count with length 1."""
         super().__init__()
         self.weight, self.bias, self.transform, self.normalized = weight, bias, transform, normalized
+        self.chunk_size: int | None = None  # positions at a time; None: what suits the device
         self.rows = new_rows[0] if new_rows else None
         self.places: Tensor
         self.register_buffer("places", torch.tensor(new_rows[1] if new_rows else []).long(), persistent=False)
@@ -52,6 +53,7 @@ class Head(nn.Module):
             targets,
             coefficients=coefficients,
             transform=self.transform,
+            chunk_size=self.chunk_size,
             by_task=by_task,
         )
 

@@ -12,7 +12,7 @@ dropped. So a backend is taken only if it does all that this model asks of it:
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -167,9 +167,11 @@ def set_general_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(choose("auto", needs).backend)
 
 
-def likely(model: PreTrainedModel, requested: str) -> str:
-    """The backend with which ``model`` would train here if it could run what is ``requested``."""
-    return choose("auto", Needs.of(model, _device())).backend if requested == "auto" else requested
+def likely(model: PreTrainedModel, requested: str, *, gpu: bool) -> str:
+    """The backend with which ``model`` would train on a current GPU, or on a CPU, if what is ``requested`` runs."""
+    if requested != "auto":
+        return requested
+    return choose("auto", replace(Needs.of(model, torch.device("cpu")), capability=(8, 0) if gpu else None)).backend
 
 
 def _device() -> torch.device:

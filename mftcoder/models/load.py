@@ -14,6 +14,7 @@ from transformers.utils import logging
 from mftcoder.config.schema import Model, Training
 from mftcoder.data.chat import new_token_pieces
 from mftcoder.errors import MftcoderError
+from mftcoder.losses.chunked_nll import positions_per_chunk
 from mftcoder.models.adapter import TokenNLL
 from mftcoder.models.attention import WITHOUT_MASK, likely, set_attention, set_general_attention
 from mftcoder.models.families import adapter_of
@@ -91,8 +92,11 @@ def load_token_nll(settings: Model, training: Training, *, seed: int) -> TokenNL
     return model
 
 
-def meta_token_nll(settings: Model, training: Training) -> TokenNLL:
-    """The model to train by its shapes alone, on the meta device, and not quantized. Reads no weights."""
+def meta_token_nll(settings: Model, training: Training, *, gpu: bool) -> TokenNLL:
+    """The model to train by its shapes alone, on the meta device, and not quantized. Reads no weights.
+
+    Its attention and its head work as they would on a GPU, or on a CPU.
+    """
     config = load_config(settings)
     if settings.lora:  # other ways to begin need the weights
         settings = settings.model_copy(update={"lora": settings.lora.model_copy(update={"initialization": "zero"})})
@@ -104,7 +108,7 @@ def meta_token_nll(settings: Model, training: Training) -> TokenNLL:
             trust_remote_code=settings.trust_remote_code,
         )
         causal.config.use_cache = False
-        attention = likely(causal, settings.attention)
+        attention = likely(causal, settings.attention, gpu=gpu)
         causal.set_attn_implementation(_WITHOUT_MASK if attention in WITHOUT_MASK else attention)
         if settings.new_tokens:
             embed_new_tokens(causal, new_token_pieces(settings))
@@ -112,6 +116,7 @@ def meta_token_nll(settings: Model, training: Training) -> TokenNLL:
     for parameter in model.parameters():
         if parameter.requires_grad:  # on the meta device peft leaves its adapters in float32
             parameter.data = parameter.data.to(getattr(torch, settings.dtype))
+    model.head.chunk_size = positions_per_chunk(len(model.head.weight), on_gpu=gpu)
     return model
 
 

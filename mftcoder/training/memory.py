@@ -47,14 +47,16 @@ class MemoryPlan:
         return f"{self.total / GIB:,.2f} GiB on each GPU, in the {self.moment} ({parts}){host}"
 
 
-def plan(config: Config, world_size: int) -> MemoryPlan:
+def plan(config: Config, world_size: int, *, gpu: bool = True) -> MemoryPlan:
     """The most that a step of ``config`` takes on one of ``world_size`` ranks, every position supervised.
+
+    ``gpu``: each has a current GPU; else they are on CPUs.
 
     MftcoderError if there is no such model, or if its DeepSpeed settings contradict the config.
     """
     settings = settings_of(config, world_size)
     training = config.training
-    model = meta_token_nll(config.model, training)
+    model = meta_token_nll(config.model, training, gpu=gpu)
     sizes = Sizes.of(model, config.model)
     accumulates = training.gradient_accumulation_steps > 1
     moving = footprint(
