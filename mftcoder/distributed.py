@@ -58,6 +58,7 @@ class Group:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     stopwatch: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of ``sum``
+    own_work: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of what needs no other rank
     ranks_per_row: int = 1  # consecutive ranks that work on the same rows (sequence parallelism)
 
     @property
@@ -97,6 +98,15 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def without(self, seen: bool) -> str:
+        """The hosts, and their ranks, for which ``seen`` is false: "node-b (rank 8, 9)"; "" if there is none."""
+        views = self.gather([socket.gethostname(), seen])
+        hosts: dict[str, list[str]] = {}
+        for rank, (host, sees) in enumerate(views):
+            if not sees:
+                hosts.setdefault(host, []).append(str(rank))
+        return ", ".join(f"{host} (rank {', '.join(ranks)})" for host, ranks in hosts.items())
+
     def on_main(self, action: Callable[[], T]) -> T:
         """``action()`` on rank 0 alone; its result (small, picklable) or its MftcoderError reaches every rank."""
         outcome: list[Any] = [None, None]
@@ -120,11 +130,18 @@ class Group:
 
     def wait_until(self, ready: Callable[[], bool], what: str, timeout_seconds: float) -> None:
         """Poll until ``ready()``, without a collective; RunError that names ``what`` after ``timeout_seconds``."""
-        end = time.monotonic() + timeout_seconds
-        while not ready():
-            if time.monotonic() > end:
-                raise RunError(f"rank {self.rank} waited {timeout_seconds:.0f} s for {what}. See the log of rank 0.")
-            time.sleep(0.2)
+        if not wait(ready, timeout_seconds):
+            raise RunError(f"rank {self.rank} waited {timeout_seconds:.0f} s for {what}. See the log of rank 0.")
+
+
+def wait(ready: Callable[[], bool], timeout_seconds: float) -> bool:
+    """Poll until ``ready()``; whether it was so within ``timeout_seconds``."""
+    end = time.monotonic() + timeout_seconds
+    while not ready():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def rank_from_environment() -> tuple[int, int, int]:

@@ -163,9 +163,10 @@ class DeepSpeedEngine:
 
     def __call__(self, batch: Batch, coefficients: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         batch = batch.to(self._group.device)
-        if self._sequence:
-            return self._sequence(self._engine, batch, coefficients)
-        return self._engine(batch, coefficients)
+        with self._group.own_work.running(self._group.device) if self._engine.training else nullcontext():
+            if self._sequence:
+                return self._sequence(self._engine, batch, coefficients)
+            return self._engine(batch, coefficients)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)

@@ -21,6 +21,7 @@ from mftcoder.errors import MftcoderError
 from mftcoder.losses.weighting import Vector
 from mftcoder.tasks import TaskSet
 from mftcoder.training.flops import Hardware
+from mftcoder.training.ranks import RankTimes
 from mftcoder.training.step import StepResult
 from mftcoder.training.trackers import IDENTITY, Trackers
 
@@ -76,7 +77,7 @@ class _Console(Console):
 
 
 class Metrics:
-    """Writes on rank 0; on other ranks every method returns at once."""
+    """Writes on rank 0; on other ranks every method returns at once, but ``step``, which compares the ranks."""
 
     def __init__(
         self,
@@ -87,7 +88,10 @@ class Metrics:
         first_step: int,
         total_steps: int,
         enabled: bool,
+        ranks: RankTimes | None = None,
     ) -> None:
+        """``ranks``: to compare those of a run that has several."""
+        self._ranks = ranks
         self.window = Window(len(tasks))
         self._tasks, self._hardware, self._total_steps, self._enabled = tasks, hardware, total_steps, enabled
         self._every = config.logging.logging_steps
@@ -158,6 +162,7 @@ class Metrics:
             return
         window, taken = self.window, max(1, self.window.steps - self.window.skipped)
         rate = window.tokens / window.seconds
+        compared = self._compare_ranks(step)
         losses = np.divide(window.totals, window.units, out=np.full(len(self._tasks), np.nan), where=window.units > 0)
         self.write(
             "train",
@@ -180,10 +185,20 @@ class Metrics:
             memory_gib=self._hardware.memory_gib(),
             overhead=window.overhead,
             **{f"{part}_seconds": spent for part, spent in window.parts.items()},
+            **compared,
             skipped=window.skipped,
         )
         self._show(step, window.loss / taken, losses, window.weights / taken, rate)
         self.window = Window(len(self._tasks))
+
+    def _compare_ranks(self, step: int) -> dict[str, float]:
+        if self._ranks is None:
+            return {}
+        seconds, slow = self._ranks.compare(self.window.parts["data"])
+        if slow:
+            self.write("slow_rank", step, rank=slow.rank, host=slow.host, own_seconds=slow.seconds)
+            self.tell(f"step {step}: {slow}")
+        return {"slowest_rank_seconds": float(seconds.max()), "median_rank_seconds": float(np.median(seconds))}
 
     def close(self) -> None:
         if self._enabled:

@@ -2,14 +2,17 @@
 
 import fcntl
 import os
+import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
+from mftcoder.distributed import Group, wait
 from mftcoder.errors import MftcoderError
 from mftcoder.locks import NO_LOCKS_HERE
 from mftcoder.training.checkpoint import Checkpoint, clear_incomplete, complete_checkpoints, find_checkpoint
 
 LOCK = ".lock"
+SECONDS_TO_SEE = 60.0  # for what one host writes to show on the others: NFS may cache for so long
 LEFT = "left-at-step"  # folders of checkpoints that a run went back behind
 
 
@@ -51,6 +54,41 @@ def open_output(output_dir: Path, held: ExitStack, *, resume: str | None) -> Che
     checkpoint = find_checkpoint(output_dir, resume)
     print(f"resuming from {checkpoint.path}")
     return checkpoint
+
+
+def check_shared(folder: Path, key: str, group: Group) -> None:
+    """MftcoderError that names the hosts on which ``folder``, of the setting ``key``, is not rank 0's. Collective."""
+    if group.size == 1:
+        return
+    token = group.on_main(lambda: _leave_token(folder))
+    unseen = group.without(wait(lambda: _has(folder, token), SECONDS_TO_SEE))
+
+    def judge() -> None:
+        (folder / token).unlink(missing_ok=True)
+        if unseen:
+            raise MftcoderError(
+                f"{key}: {folder} is another folder on {unseen} than for rank 0, so parts of every checkpoint would be "
+                "missing. Choose one on a file system that all nodes share."
+            )
+
+    group.on_main(judge)
+
+
+def _leave_token(folder: Path) -> str:
+    name = f".seen-by-all-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    except OSError as error:
+        raise MftcoderError(f"cannot write {folder}: {error.strerror}. Choose another one.") from error
+    return name
+
+
+def _has(folder: Path, name: str) -> bool:
+    try:
+        return name in os.listdir(folder)  # a look at the name alone may be answered from a cache
+    except OSError:
+        return False
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:

@@ -13,11 +13,12 @@ from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config, GradNorm, GradNormValid
 from mftcoder.data.chat import check_vocabulary, load_tokenizer
 from mftcoder.data.loader import Loader, Schedule
+from mftcoder.data.location import is_remote
 from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.mixture import make_mixture
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards, Verify
-from mftcoder.distributed import Group
+from mftcoder.distributed import Group, wait
 from mftcoder.engine.protocol import Engine
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.guard import OverfitGuard
@@ -37,9 +38,10 @@ from mftcoder.training.flops import Hardware
 from mftcoder.training.launcher import Launcher
 from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
-from mftcoder.training.output import open_output, set_aside_later
+from mftcoder.training.output import SECONDS_TO_SEE, check_shared, open_output, set_aside_later
 from mftcoder.training.probe import Probe, make_probe
 from mftcoder.training.profiling import Profiling, check_ranks
+from mftcoder.training.ranks import RankTimes
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity, with_rows_of
 from mftcoder.training.sampling import WeightedSampling
@@ -72,6 +74,7 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
     ):
         group.on_main(lambda: check_installed(config))
         checkpoint = group.on_main(lambda: open_output(output_dir, held, resume=resume))
+        check_shared(output_dir, "output_dir", group)
         if checkpoint:
             config = group.on_main(lambda: with_rows_of(config, checkpoint, group.data_size))
         _ensure_shards(config, group)
@@ -91,20 +94,34 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
 def _ensure_shards(config: Config, group: Group) -> None:
     """Tokenize on rank 0 if the shards are not there; the others wait without a collective, which would time out."""
     folder = shards_path(config)
-    if (folder / "manifest.json").exists():
-        return
-    if group.is_main:
-        prepare(config, tell=print)
-    else:
-        group.wait_until(
-            (folder / "manifest.json").exists, f"rank 0 to tokenize into {folder}", TOKENIZE_TIMEOUT_SECONDS
-        )
+    manifest = folder / "manifest.json"
+    if not group.on_main(manifest.exists):
+        if not is_remote(folder):
+            check_shared(folder.parent, "data.shards", group)
+        if group.is_main:
+            prepare(config, tell=print)
+        else:
+            group.wait_until(manifest.exists, f"rank 0 to tokenize into {folder}", TOKENIZE_TIMEOUT_SECONDS)
+    if group.size > 1 and (lacking := group.without(wait(manifest.exists, SECONDS_TO_SEE))):
+        group.on_main(lambda: _refuse(f"data.shards: rank 0 has {folder}, but not {lacking}. Copy or share it."))
+
+
+def _check_same_shards(shards: Shards, group: Group) -> None:
+    """MftcoderError if a host has other shards than rank 0."""
+    fingerprint = group.on_main(lambda: shards.manifest.fingerprint)
+    if group.size > 1 and (other := group.without(shards.manifest.fingerprint == fingerprint)):
+        group.on_main(lambda: _refuse(f"data.shards: {shards.folder} holds other shards on {other}. Copy rank 0's."))
+
+
+def _refuse(message: str) -> None:
+    raise MftcoderError(message)
 
 
 def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests: Requests | None = None) -> Run:
     """A run that is ready for ``train_loop``: at its start, or where ``checkpoint`` left it. The shards exist."""
     training, output_dir = config.training, Path(config.output_dir)
     shards = Shards.open(shards_path(config))
+    _check_same_shards(shards, group)
     model_config = load_config(config.model)
     settings = resolve(config, world_size=group.size, hidden_size=model_config.get_text_config().hidden_size)
     group.on_main(lambda: _check(config, shards, model_config, settings))
@@ -138,6 +155,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests
         first_step=checkpoint.step + 1 if checkpoint else 0,
         total_steps=total_steps,
         enabled=group.is_main,
+        ranks=RankTimes(group) if group.size > 1 else None,
     )
     run = Run(
         config=config,

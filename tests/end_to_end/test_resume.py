@@ -93,7 +93,8 @@ def losses_logged(output_dir: Path) -> list[dict[str, Any]]:
     """All that metrics.jsonl says, but for times."""
     lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
     timed = ("seconds", "_per_second", "memory_gib", "overhead")
-    return [{k: v for k, v in line.items() if not k.endswith(timed)} for line in lines if line["kind"] != "checkpoint"]
+    untimed = [line for line in lines if line["kind"] not in ("checkpoint", "slow_rank")]
+    return [{k: v for k, v in line.items() if not k.endswith(timed)} for line in untimed]
 
 
 def assert_equal_bitwise(ours: Any, theirs: Any, where: str) -> None:
