@@ -21,6 +21,7 @@ from mftcoder.config.schema import (
 def contradictions(config: Config) -> list[str]:
     """Every contradiction in ``config``, as ``key: problem`` lines."""
     return [
+        *_output_dir(config),
         *_model(config),
         *_tasks(config),
         *_held_out(config),
@@ -31,6 +32,14 @@ def contradictions(config: Config) -> list[str]:
         *_logging(config),
         *_sequence_parallel(config),
     ]
+
+
+def _output_dir(config: Config) -> Iterator[str]:
+    if "://" in config.output_dir:
+        yield (
+            f"output_dir: must be a folder of a file system, since checkpoints need renaming and locks; found "
+            f"{show(config.output_dir)}. Train into a disk that all nodes share, and copy the finished run."
+        )
 
 
 def _model(config: Config) -> Iterator[str]:

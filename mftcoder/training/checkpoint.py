@@ -3,10 +3,13 @@
     OUTPUT/checkpoints/step-000300/engine/…          weights and optimizer state, as DeepSpeed writes them
     OUTPUT/checkpoints/step-000300/checkpoint.json   state, settings, and the size and digest of every file above
 
-A folder without its checkpoint.json does not count and is cleared away by the next save. DeepSpeed's files are pickles;
+A folder without its checkpoint.json does not count and is cleared away by the next save. Files, and then their names,
+are on the disk before it is written. The file system must rename at once within a folder, and show what one host has
+written and closed to others that open it afterwards, as local disks, NFS and Lustre do. DeepSpeed's files are pickles;
 they are opened only after their digests match, so a checkpoint is trusted exactly as far as its checkpoint.json is.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -86,11 +89,19 @@ def save_checkpoint(output_dir: Path, engine: Engine, state: Mapping[str, Any], 
         ) from error
     group.barrier()
     files: dict[str, Any] = {}
-    for part in group.gather({name: _describe(path / name, sync=True) for name in _my_files(path, group)}):
-        files |= part
-    if group.is_main:
-        write_json(path / STATE, {**state, "files": files})
-        _clear_old(output_dir, state["best_step"], keep)
+    try:
+        mine = {name: _describe(path / name, sync=True) for name in _my_files(path, group)}
+        _sync_folders(path)
+        for part in group.gather(mine):
+            files |= part
+        if group.is_main:
+            write_json(path / STATE, {**state, "files": files})
+            _clear_old(output_dir, state["best_step"], keep)
+    except OSError as error:
+        raise RunError(
+            f"{path}: the checkpoint was written but could not be completed: {error}. Those before are intact: mend "
+            "that, then --resume."
+        ) from error
     group.barrier()
 
 
@@ -111,13 +122,17 @@ def verify_files(checkpoint: Checkpoint, group: Group) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace ``path`` by ``content`` as JSON, so that a reader sees the old file or the whole new one."""
+    """Replace ``path`` by ``content`` as JSON, so that a reader sees the old file or the whole new one.
+
+    It is on the disk when this returns, name and content.
+    """
     aside = path.with_name(path.name + ".partial")
     with aside.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+    _sync_folder(path.parent)
 
 
 def clear_incomplete(output_dir: Path) -> None:
@@ -128,9 +143,17 @@ def clear_incomplete(output_dir: Path) -> None:
 
 
 def _my_files(path: Path, group: Group) -> list[str]:
-    """This rank's share of the files below ``path``."""
-    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    return names[group.rank :: group.size]
+    """This rank's share of the files below ``path``, of which it describes only what it sees. Collective.
+
+    On a network file system a host may not see for a while what others have written, but it sees its own.
+    """
+    views = group.gather([str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()])
+    seen_by: dict[str, list[int]] = {}
+    for rank, names in enumerate(views):
+        for name in names:
+            seen_by.setdefault(name, []).append(rank)
+    names = sorted(seen_by)
+    return [name for n, name in enumerate(names) if seen_by[name][n % len(seen_by[name])] == group.rank]
 
 
 def _describe(file: Path, *, sync: bool = False) -> dict[str, Any]:
@@ -140,6 +163,23 @@ def _describe(file: Path, *, sync: bool = False) -> dict[str, Any]:
         if sync:
             os.fsync(stream.fileno())
     return {"bytes": file.stat().st_size, "blake2b": digest}
+
+
+def _sync_folders(path: Path) -> None:
+    """Have the names below ``path``, and its own, on the disk before it is called complete."""
+    for folder in (*(inner for inner in path.rglob("*") if inner.is_dir()), path, path.parent):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # some file systems have no such thing
+            raise
+    finally:
+        os.close(handle)
 
 
 def _clear_old(output_dir: Path, best_step: int | None, keep: int | None) -> None:

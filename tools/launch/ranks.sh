@@ -15,6 +15,7 @@ trap 'kill -TERM "${ranks[@]}" 2> /dev/null' TERM INT
 trap 'kill -USR1 "${ranks[@]}" 2> /dev/null' USR1
 worst=0 left=$here
 while ((left > 0)); do
+  unset ended
   wait -n -p ended "${ranks[@]}"
   code=$?
   [[ -n ${ended:-} ]] || continue # a signal came, and no rank has ended
