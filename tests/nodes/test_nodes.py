@@ -33,7 +33,7 @@ def start(way: str, node: Node, config: Path, nodes: int = 2, **options: str):
     if way == "ranks.sh":
         return node.run("tools/launch/ranks.sh", node.number, nodes, 1, config, **options)
     if way == "torchrun.sh":
-        elastic = {"GPUS_PER_NODE": "1", "MAX_RESTARTS": "2"}
+        elastic = {"GPUS_PER_NODE": "1", "MAX_RESTARTS": "2", "LOCAL_ADDR": f"{ADDRESSES}{node.number + 1}"}
         return node.run("tools/launch/torchrun.sh", nodes, f"{ADDRESSES}1:29400", config, **elastic)
     hosts = config.with_name("hostfile")
     hosts.write_text("".join(f"{ADDRESSES}{number + 1} slots=1\n" for number in range(nodes)))

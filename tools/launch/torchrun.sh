@@ -6,5 +6,5 @@ nodes=$1 head=$2 config=$3
 shift 3
 [[ $head == *:* ]] || head=$head:29400
 exec torchrun --nnodes "$nodes" --nproc-per-node "${GPUS_PER_NODE:-gpu}" --max-restarts "${MAX_RESTARTS:-3}" \
-  --rdzv-backend c10d --rdzv-endpoint "$head" --rdzv-id "${RUN_ID:-mftcoder}" \
+  ${LOCAL_ADDR:+--local-addr "$LOCAL_ADDR"} --rdzv-backend c10d --rdzv-endpoint "$head" --rdzv-id "${RUN_ID:-mftcoder}" \
   -m mftcoder train "$config" "$@" --resume
