@@ -5,6 +5,10 @@ set -euo pipefail
 nodes=$1 head=$2 config=$3
 shift 3
 [[ $head == *:* ]] || head=$head:29400
+here=()
+if [[ -n ${LOCAL_ADDR:-} ]]; then # torchrun would look both up by this node's name
+  here=(--local-addr "$LOCAL_ADDR" --rdzv-conf "is_host=$([[ ${head%:*} == "$LOCAL_ADDR" ]] && echo 1 || echo 0)")
+fi
 exec torchrun --nnodes "$nodes" --nproc-per-node "${GPUS_PER_NODE:-gpu}" --max-restarts "${MAX_RESTARTS:-3}" \
-  ${LOCAL_ADDR:+--local-addr "$LOCAL_ADDR"} --rdzv-backend c10d --rdzv-endpoint "$head" --rdzv-id "${RUN_ID:-mftcoder}" \
+  --rdzv-backend c10d --rdzv-endpoint "$head" --rdzv-id "${RUN_ID:-mftcoder}" "${here[@]}" \
   -m mftcoder train "$config" "$@" --resume
