@@ -151,6 +151,11 @@ class DeepSpeedEngine:
         names = {parameter: name for name, parameter in model.named_parameters()}
         # DeepSpeed puts parameters of its own into the optimizer.
         self._groups = [[names[parameter] for parameter in group["params"]] for group in self._optimizer.param_groups]
+        # Marks that only ZeRO-3 looks at.
+        if blocks := model.adapter.gathered_blocks(model):
+            deepspeed.utils.set_z3_leaf_modules(model, blocks)
+        for module, parameter in model.adapter.borrowed_parameters(model):
+            deepspeed.zero.register_external_parameter(module, parameter)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
         for state in self._optimizer.state.values():

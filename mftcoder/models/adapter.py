@@ -1,5 +1,6 @@
 """What differs between model families: where the backbone is, how samples are isolated, how logits are made."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -66,13 +67,6 @@ class Tokens(NamedTuple):
     infilling: tuple[str, ...] = ()  # before prefix, suffix and middle
 
 
-class Experts(NamedTuple):
-    """Where a mixture of experts has them."""
-
-    block: str  # class of the router with its experts, which ZeRO-3 gathers as one
-    parameters: tuple[str, ...]  # ends of the names of the fused experts
-
-
 @dataclass(frozen=True)
 class CausalAdapter:
     """Any causal language model of transformers whose logits are a linear map of the last hidden state.
@@ -84,14 +78,14 @@ class CausalAdapter:
             with no attention mask and no cache: the library then makes the mask (sdpa, eager, flex); other backends
             are told the segments' borders. "block_mask": by a mask of ours. "none": not at all. ``models.check`` proves
             it.
-        experts: of a mixture.
+        experts: ends of the names of a mixture's fused experts.
         remote: transformers has no class for it.
     """
 
     families: str = "any"
     tokens: tuple[Tokens, ...] = ()
     isolation: Literal["positions", "block_mask", "none"] = "positions"
-    experts: Experts | None = None
+    experts: tuple[str, ...] = ()
     remote: bool = False
 
     def backbone(self, model: PreTrainedModel) -> nn.Module:
@@ -135,10 +129,27 @@ class CausalAdapter:
         rows = trained.trainable_tokens_delta["default"], trained.token_indices["default"]
         return Head(linear.weight, getattr(linear, "bias", None), transform, normalized=normalized, new_rows=rows)
 
+    def gathered_blocks(self, model: nn.Module) -> list[str]:
+        """Classes of those modules of ``model`` whose parameters ZeRO-3 must gather all at once.
+
+        They are mixtures whose experts are modules of their own, as in remote code: which of these run, and in which
+        order, depends on the data. Fused experts are parameters of one module that always runs.
+        """
+        blocks = [m for m in model.modules() if isinstance(getattr(m, "experts", None), nn.ModuleList)]
+        return sorted({type(block).__name__ for block in blocks})
+
+    def borrowed_parameters(self, model: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+        """Modules of ``model`` with the parameters of others that they read, which ZeRO-3 must gather for them too."""
+        module: Any
+        for module in model.modules():
+            if hasattr(module, "trainable_tokens_delta"):  # peft's, around an embedding
+                yield module, module.base_layer.weight
+                yield from ((module, rows) for rows in module.trainable_tokens_delta.values())
+
     def expert_parameters(self, model: PreTrainedModel) -> list[str]:
         """Ends of the names of the fused experts of ``model``; those found where the family is not known."""
         if self.experts:
-            return list(self.experts.parameters)
+            return list(self.experts)
         found = (name.split(".") for name, p in model.named_parameters() if p.ndim == 3)
         return sorted({".".join(parts[-3:]) for parts in found if parts[-2:-1] == ["experts"]})
 

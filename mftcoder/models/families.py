@@ -10,7 +10,7 @@ from dataclasses import replace
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from mftcoder.data import fim
-from mftcoder.models.adapter import CausalAdapter, Experts, Tokens
+from mftcoder.models.adapter import CausalAdapter, Tokens
 
 CHATML = Tokens("ChatML", roles=("<|im_start|>", "<|im_end|>"))
 LLAMA_3 = Tokens("Llama 3", roles=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
@@ -38,33 +38,25 @@ ADAPTERS: dict[str, CausalAdapter] = {  # model_type of config.json -> its famil
         "Llama 1, 2, 3, CodeLlama, DeepSeek-LLM, DeepSeek-Coder", tokens=(LLAMA_3, CODE_LLAMA, DEEPSEEK_CODER)
     ),
     "mistral": CausalAdapter("Mistral", tokens=(MISTRAL,)),
-    "mixtral": CausalAdapter("Mixtral", tokens=(MISTRAL,), experts=Experts("MixtralSparseMoeBlock", FUSED)),
+    "mixtral": CausalAdapter("Mixtral", tokens=(MISTRAL,), experts=FUSED),
     "qwen2": CausalAdapter("Qwen1.5, Qwen2, Qwen2.5, Qwen2.5-Coder", tokens=(QWEN_CODER, CHATML)),
-    "qwen2_moe": CausalAdapter(
-        "Qwen1.5-MoE, Qwen2-MoE", tokens=(CHATML,), experts=Experts("Qwen2MoeSparseMoeBlock", FUSED)
-    ),
+    "qwen2_moe": CausalAdapter("Qwen1.5-MoE, Qwen2-MoE", tokens=(CHATML,), experts=FUSED),
     "qwen3": CausalAdapter("Qwen3", tokens=(QWEN_CODER, CHATML)),
-    "qwen3_moe": CausalAdapter(
-        "Qwen3-MoE, Qwen3-Coder", tokens=(QWEN_CODER, CHATML), experts=Experts("Qwen3MoeSparseMoeBlock", FUSED)
-    ),
+    "qwen3_moe": CausalAdapter("Qwen3-MoE, Qwen3-Coder", tokens=(QWEN_CODER, CHATML), experts=FUSED),
     "phi": CausalAdapter("Phi-1, Phi-1.5, Phi-2"),
     "phi3": CausalAdapter("Phi-3, Phi-4, Phi-4-mini", tokens=(PHI_3, PHI_4)),
-    "phimoe": CausalAdapter("Phi-3.5-MoE", tokens=(PHI_3,), experts=Experts("PhimoeSparseMoeBlock", FUSED)),
+    "phimoe": CausalAdapter("Phi-3.5-MoE", tokens=(PHI_3,), experts=FUSED),
     "gpt_bigcode": CausalAdapter("StarCoder, SantaCoder", tokens=(STARCODER,)),
     "starcoder2": CausalAdapter("StarCoder2", tokens=(STARCODER,)),
-    "deepseek_v2": CausalAdapter(
-        "DeepSeek-V2, DeepSeek-Coder-V2", tokens=(DEEPSEEK, DEEPSEEK_CODER), experts=Experts("DeepseekV2Moe", FUSED)
-    ),
-    "deepseek_v3": CausalAdapter(
-        "DeepSeek-V3, R1", tokens=(DEEPSEEK, DEEPSEEK_CODER), experts=Experts("DeepseekV3MoE", FUSED)
-    ),
+    "deepseek_v2": CausalAdapter("DeepSeek-V2, DeepSeek-Coder-V2", tokens=(DEEPSEEK, DEEPSEEK_CODER), experts=FUSED),
+    "deepseek_v3": CausalAdapter("DeepSeek-V3, R1", tokens=(DEEPSEEK, DEEPSEEK_CODER), experts=FUSED),
     "gemma": CausalAdapter("Gemma 1, CodeGemma", tokens=(CODE_GEMMA, GEMMA)),
     "gemma2": CausalAdapter("Gemma 2", tokens=(GEMMA,)),
     "gemma3_text": CausalAdapter("Gemma 3, its text part", tokens=(GEMMA,)),
     "gpt_neox": CausalAdapter("GPT-NeoX, Pythia, CodeFuse-13B"),
     "glm": CausalAdapter("GLM-4-9B, CodeGeeX4", tokens=(GLM, CHATGLM)),
     "glm4": CausalAdapter("GLM-4-0414", tokens=(GLM, CHATGLM)),
-    "glm4_moe": CausalAdapter("GLM-4.5", tokens=(GLM, CHATGLM), experts=Experts("Glm4MoeMoE", FUSED)),
+    "glm4_moe": CausalAdapter("GLM-4.5", tokens=(GLM, CHATGLM), experts=FUSED),
     "opt": CausalAdapter("OPT", isolation="block_mask"),
     "falcon": CausalAdapter("Falcon", isolation="block_mask"),
     "mpt": CausalAdapter("MPT", isolation="block_mask"),
@@ -73,7 +65,7 @@ ADAPTERS: dict[str, CausalAdapter] = {  # model_type of config.json -> its famil
         "Qwen3-Next",
         tokens=(QWEN_CODER, CHATML),
         isolation="none",
-        experts=Experts("Qwen3NextSparseMoeBlock", FUSED),
+        experts=FUSED,
     ),
     # No class in transformers: the code comes with the model, and runs only with model.trust_remote_code.
     "qwen": CausalAdapter("Qwen (the first)", tokens=(CHATML,), isolation="none", remote=True),

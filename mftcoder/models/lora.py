@@ -2,13 +2,16 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mftcoder.config.schema import Lora
 from mftcoder.errors import MftcoderError
+from mftcoder.models.new_tokens import whole
 
 
 def add_lora(model: PreTrainedModel, lora: Lora, trained_rows: dict[str, list[int]] | None = None) -> PreTrainedModel:
@@ -36,10 +39,27 @@ def add_lora(model: PreTrainedModel, lora: Lora, trained_rows: dict[str, list[in
         task_type="CAUSAL_LM",
     )
     try:
-        # One dtype per module, or ZeRO-3 cannot gather it.
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        with _rows_from_partitions():
+            # One dtype per module, or ZeRO-3 cannot gather it.
+            return get_peft_model(model, config, autocast_adapter_dtype=False)
     except (ValueError, re.error) as error:
         raise MftcoderError(f"model.lora.target_modules: {error}") from error
+
+
+@contextmanager
+def _rows_from_partitions() -> Iterator[None]:
+    """Have peft read trained rows out of matrices that ZeRO-3 has partitioned; its own way needs CUDA."""
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+
+    def collect(layer: nn.Module, weight: nn.Parameter, rows: list[int], size: int) -> Tensor:
+        with whole([weight]):
+            return weight.data[rows].clone()
+
+    theirs, TrainableTokensLayer._collect_token_weights = TrainableTokensLayer._collect_token_weights, collect
+    try:
+        yield
+    finally:
+        TrainableTokensLayer._collect_token_weights = theirs
 
 
 def _check_names(model: PreTrainedModel, lora: Lora) -> None:

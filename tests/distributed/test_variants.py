@@ -21,7 +21,14 @@ from mftcoder.models.load import load_causal, load_token_nll
 HERE = Path(__file__).parent
 REFUSED = ("3:quantized-dora", "0:offload")
 CASES = [f"{stage}:{variant}" for variant in VARIANTS for stage in (0, 2, 3) if f"{stage}:{variant}" not in REFUSED]
-QUICK = ("2:pissa", "2:experts", "3:qlora", "3:dora", "3:tied-embeddings")  # the others only in the long suite
+QUICK = (
+    "2:pissa",
+    "2:experts",
+    "3:qlora",
+    "3:dora",
+    "3:tied-embeddings",
+    "3:tied-new-tokens",
+)  # the others only in the long suite
 pytestmark = pytest.mark.engine
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tiny import VOCABULARY, tiny_llama, tiny_mixture
+from tiny import VOCABULARY, tiny_llama, tiny_mixture, tiny_tokenizer
 
 from mftcoder.config.deepspeed import resolve
 from mftcoder.config.load import parse
@@ -22,6 +22,7 @@ from mftcoder.training.checkpoint import Checkpoint, find_checkpoint, save_check
 from mftcoder.training.run import load_engine
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+NEW_TOKENS = [f"<|new {number}|>" for number in range(VOCABULARY - len(tiny_tokenizer()))]  # up to VOCABULARY
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 VARIANTS: dict[str, dict] = {  # name -> sections of the config; DeepSpeed's "zero_optimization" is "zero"
     "rank-stabilized": {"model": {"lora": LORA | {"rank_stabilized": True}}},
@@ -29,6 +30,13 @@ VARIANTS: dict[str, dict] = {  # name -> sections of the config; DeepSpeed's "ze
     "pissa": {"model": {"lora": LORA | {"initialization": "pissa"}}},
     "embeddings": {"model": {"lora": LORA | {"modules_to_save": ["embed_tokens", "lm_head"]}}},
     "tied-embeddings": {"base": "tied", "model": {"lora": LORA | {"modules_to_save": ["embed_tokens"]}}},
+    "new-tokens": {"base": "small", "model": {"lora": LORA, "new_tokens": NEW_TOKENS}},
+    "tied-new-tokens": {"base": "small-tied", "model": {"lora": LORA, "new_tokens": NEW_TOKENS}},
+    "new-tokens-full": {"base": "small", "model": {"new_tokens": NEW_TOKENS}},
+    "new-tokens-qlora": {
+        "base": "small",
+        "model": {"lora": LORA, "quantization": {"type": "nf4"}, "new_tokens": NEW_TOKENS},
+    },
     "experts": {"base": "mixture", "model": {"lora": LORA | {"target_parameters": EXPERTS}}},
     "qlora": {"model": {"lora": LORA, "quantization": {"type": "nf4"}}},
     "quantized-dora": {"model": {"lora": LORA | {"dora": True}, "quantization": {"type": "nf4"}}},
@@ -44,6 +52,8 @@ BASES = {  # name -> the model that it is a folder of
     "plain": tiny_llama,
     "tied": partial(tiny_llama, tie_word_embeddings=True),
     "mixture": tiny_mixture,
+    "small": partial(tiny_llama, vocab_size=len(tiny_tokenizer())),
+    "small-tied": partial(tiny_llama, vocab_size=len(tiny_tokenizer()), tie_word_embeddings=True),
 }
 ROWS, WIDTH, SAVED_AT, STEPS = 4, 24, 3, 6
 
@@ -69,6 +79,7 @@ def config(bases: Path, out: Path, case: str) -> Config:
 
 def rows(seed: int) -> Batch:
     ids = torch.randint(VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(seed))
+    ids[:, ::6] = VOCABULARY - 1  # in some cases a new token
     return make_batch(ids, torch.arange(WIDTH).expand(ROWS, -1))
 
 
