@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from mftcoder.errors import MftcoderError
 
+loaded: list[str] = []  # in this process; those that it starts must load them too
+
 
 def load_plugins(names: Sequence[str]) -> None:
     """Import each of ``names``, as from the working directory; MftcoderError if one cannot be imported."""
@@ -19,3 +21,5 @@ def load_plugins(names: Sequence[str]) -> None:
                 f'plugins: "{name}" cannot be imported: {type(error).__name__}: {error}. '
                 "Install it, or start where it lies."
             ) from error
+        if name not in loaded:
+            loaded.append(name)

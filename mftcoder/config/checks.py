@@ -204,14 +204,13 @@ def _loss(config: Config) -> Iterator[str]:
     floor = getattr(weighting, "floor", 0.0)
     if len(names) > 1 and len(names) * floor >= 1:
         yield f"loss.weighting.floor: must be less than 1/K with K = {len(names)} tasks; found {floor:g}."
-    if hasattr(weighting, "probe") and not config.data.holds_out:
+    probe = getattr(weighting, "probe", None)
+    if probe and not config.data.holds_out:
         yield (
             f"loss.weighting: {weighting.type} watches validation losses, but data.validation_fraction is 0. "
             "Hold some samples out, e.g. 0.05."
         )
-    if config.loss.guard and (
-        not hasattr(weighting, "probe") or getattr(weighting, "preset", "efficient") != "efficient"
-    ):
+    if config.loss.guard and (probe is None or getattr(weighting, "preset", "efficient") != "efficient"):
         yield (
             "loss.guard: needs a weighting that looks at the whole probe (coba, multiplicative or one that ends in "
             f"_valid); found {weighting.type}."

@@ -10,18 +10,21 @@ from pydantic import ValidationError
 from mftcoder.config import checks, problems
 from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError
+from mftcoder.plugins import load_plugins
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in the JSON file ``path``, after ``overrides`` such as ``training.learning_rate=1e-5``.
 
-    Raises MftcoderError that lists every problem of the file. Relative paths in a config are relative to the working
-    directory, not to the config.
+    Imports its plugins. Raises MftcoderError that lists every problem of the file. Relative paths in a config are
+    relative to the working directory, not to the config.
     """
     raw = read_json(path)
     for override in overrides:
         apply_override(raw, override)
-    return parse(raw, where=str(path))
+    config = parse(raw, where=str(path))
+    load_plugins(config.plugins)
+    return config
 
 
 def parse(raw: dict[str, Any], where: str = "config") -> Config:

@@ -15,6 +15,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 
+from mftcoder import plugins
 from mftcoder.config.schema import Task
 from mftcoder.data.bad_records import SHOWN, BadRecords, Budget, TooManyBadError
 from mftcoder.data.encoding import Encoder, chunks
@@ -125,7 +126,7 @@ def _in_pool(
     # Not fork: the tokenizer's threads, once started, would leave a forked child waiting for ever.
     context = get_context("spawn")
     stopping = context.Event()
-    with ProcessPoolExecutor(num_workers, context, _start_worker, (maker, max_bad, stopping)) as pool:
+    with ProcessPoolExecutor(num_workers, context, _start_worker, (maker, max_bad, stopping, plugins.loaded)) as pool:
         ahead: deque[Future[PartCounts]] = deque()
         try:
             for part in wanted:
@@ -160,8 +161,9 @@ class _NotWantedError(Exception):
 _worker: tuple[Maker, int, Event]
 
 
-def _start_worker(maker: Maker, max_bad: int, stopping: Event) -> None:
+def _start_worker(maker: Maker, max_bad: int, stopping: Event, wanted: Sequence[str]) -> None:
     global _worker
+    plugins.load_plugins(wanted)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread a process: the processes share the cores
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     _worker = maker, max_bad, stopping

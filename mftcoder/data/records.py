@@ -181,7 +181,7 @@ def _parse_text(record: Record, where: str) -> Text:
     return Text(_string(record, "text", where), _group(record, where), where)
 
 
-RECORD_FORMATS: Mapping[str, Format] = {  # detection takes the first that fits
+RECORD_FORMATS: dict[str, Format] = {  # detection takes the first that fits; a plugin may add rows
     "messages": Format(lambda r: "messages" in r, parse_messages),
     "chat_rounds": Format(
         lambda r: "chat_rounds" in r, lambda r, where: _parse_turns(_CHAT_ROUNDS, r, where, alternating=True)

@@ -57,6 +57,7 @@ from mftcoder.config.schema.loss import (
     LbtwValid,
     Loss,
     Multiplicative,
+    PluginWeighting,
     Probe,
     Proportional,
     Reduction,
@@ -114,6 +115,7 @@ __all__ = [
     "Multiplicative",
     "NonEmpty",
     "Packing",
+    "PluginWeighting",
     "PositiveFloat",
     "PositiveInt",
     "Probe",
@@ -169,6 +171,11 @@ class Config(Section):
     )
     logging: Logging = Logging()
     resume: Resume | None = Field(None, description="Begin with the weights of another run.")
+    plugins: list[NonEmpty] = Field(
+        [],
+        description="Python packages that add model families, weightings or record formats; they are imported before "
+        "anything else happens.",
+    )
 
     @property
     def denominator(self) -> Literal["step", "epoch"]:

@@ -1,10 +1,10 @@
 """Section ``loss``: reductions, weightings and the overfit guard."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mftcoder.config.schema.base import ByTask, Fraction, PositiveFloat, PositiveInt, Section
+from mftcoder.config.schema.base import ByTask, Fraction, NonEmpty, PositiveFloat, PositiveInt, Section
 
 
 class TokenReduction(Section):
@@ -185,6 +185,15 @@ class Multiplicative(Section):
     probe: Probe = Probe()
 
 
+class PluginWeighting(Section):
+    """A weighting that a package of `plugins` added to the table `WEIGHTINGS`."""
+
+    type: Literal["plugin"]
+    name: NonEmpty = Field(description="Its name in the table.")
+    settings: dict[str, Any] = Field({}, description="What it is made with beside the tasks, as keywords.")
+    probe: Probe | None = Field(None, description="Needed if it observes validation losses.")
+
+
 # preset -> window_steps, warmup_steps; those of "paper" are counted in global mini-batches of the probe
 COBA_STEPS = {"efficient": (100, 40), "paper": (2, 1), "released": (200, 100)}
 
@@ -204,7 +213,8 @@ Weighting = Annotated[
     | GradNorm
     | GradNormValid
     | CoBa
-    | Multiplicative,
+    | Multiplicative
+    | PluginWeighting,
     Field(discriminator="type"),
 ]
 

@@ -49,10 +49,23 @@ def build(
     global mini-batches of the probe, which CoBa's preset "paper" is measured in, and ``every_steps`` lie between two
     looks.
     """
+    if isinstance(config, schema.PluginWeighting):
+        return _of_plugin(config, tasks)
     settings = config.model_dump(exclude={"type", "probe", "shared"})
     if isinstance(config, schema.CoBa):
         settings |= {"num_mini_batches": num_mini_batches, "every_steps": every_steps}
     return WEIGHTINGS[config.type](tasks, **settings)
+
+
+def _of_plugin(config: schema.PluginWeighting, tasks: TaskSet) -> TaskWeighting:
+    if config.name not in WEIGHTINGS:
+        raise MftcoderError(
+            f'loss.weighting.name: no plugin has added a weighting "{config.name}"; there are {", ".join(WEIGHTINGS)}.'
+        )
+    try:
+        return WEIGHTINGS[config.name](tasks, **config.settings)
+    except TypeError as error:
+        raise MftcoderError(f"loss.weighting.settings: do not fit {config.name}: {error}.") from error
 
 
 def parse(settings: Mapping[str, Any]) -> schema.Weighting:
