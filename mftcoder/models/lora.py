@@ -28,6 +28,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, trained_rows: dict[str, list[in
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        exclude_modules=_routers(model) or None,
         target_parameters=lora.target_parameters or None,
         modules_to_save=lora.modules_to_save or None,
         trainable_token_indices=rows or None,
@@ -69,6 +70,15 @@ def _check_names(model: PreTrainedModel, lora: Lora) -> None:
         for wanted in getattr(lora, setting):
             if not any(_ends_in(name, [wanted]) for name in names):
                 raise MftcoderError(f'model.lora.{setting}: the model has no "{wanted}"; it has e.g. "{names[-1]}".')
+
+
+def _routers(model: PreTrainedModel) -> list[str]:
+    """Routers that look like linear layers but give more than a product, as those of Phi-3.5-MoE."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).__name__.endswith("Router")
+    ]
 
 
 def _ends_in(name: str, ends: list[str]) -> bool:

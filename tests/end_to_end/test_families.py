@@ -69,7 +69,7 @@ def written(folder: Path, project: dict[str, Any], case: tuple[str, str, str]) -
     config = project | {
         "output_dir": str(folder / "-".join(case)),
         "model": model,
-        "data": project["data"] | {"shards": str(folder / f"shards-{mode}"), "packing": {"mode": mode}},
+        "data": project["data"] | {"shards": str(folder / f"shards-{name}-{mode}"), "packing": {"mode": mode}},
         "loss": {},
         "training": project["training"] | {"max_steps": 3, "eval_steps": 3, "save_steps": 3, "learning_rate": 1e-2},
         "deepspeed": {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}},

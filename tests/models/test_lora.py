@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import get_peft_model
 from tiny import tiny_llama
+from tiny_families import tiny_family
 
 from mftcoder.config.schema import Lora
 from mftcoder.errors import MftcoderError
@@ -54,6 +55,12 @@ def test_without_pissa_the_adapter_fits_the_untouched_base_model(rank_stabilized
     assert config.r == 8
     torch.testing.assert_close(logits(plain), expected, rtol=1e-3, atol=1e-3)
     assert (expected - logits(tiny_llama())).abs().max() > 1
+
+
+def test_a_router_that_looks_like_a_linear_layer_gets_no_adapter():
+    model = add_lora(tiny_family("phimoe"), Lora(rank=4))
+    torch.testing.assert_close(logits(model), logits(tiny_family("phimoe")))
+    assert not any("router" in name for name, p in model.named_parameters() if p.requires_grad)
 
 
 def test_named_modules_train_whole_and_tied_weights_stay_tied():
