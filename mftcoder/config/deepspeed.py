@@ -134,6 +134,12 @@ def _unsupported(config: Config, resolved: dict[str, Any], world_size: int) -> I
         yield f"training.sequence_parallel_size is {parts}, which does not divide the {world_size} ranks."
     if "data_parallel_size" in resolved:
         yield "data_parallel_size follows from the ranks and training.sequence_parallel_size. Delete it."
+    checkpoint = resolved.get("checkpoint")
+    if isinstance(checkpoint, dict) and "writer" in checkpoint:
+        yield (
+            "checkpoint.writer lets a save go on while training does, so that a checkpoint could be called complete "
+            "that is not. Delete it."
+        )
     if zero.get("stage") == 3 and lora and lora.dora and config.model.quantization:
         yield (
             "zero_optimization.stage is 3, but model.lora.dora needs the norms of whole weights, which it cannot read "

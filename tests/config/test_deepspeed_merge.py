@@ -72,6 +72,7 @@ def test_an_optimizer_that_agrees_is_left_to_the_engine(minimal, optimizer):
         ({"optimizer": {"params": 3}}, "optimizer.params must be an object; found 3."),
         ({"bfloat16": {"enabled": True}}, "Rename it to bf16."),
         ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, but training.sequence_parallel_size is 1. Make"),
+        ({"checkpoint": {"writer": {"decoupled": True}}}, "checkpoint.writer lets a save go on while training does"),
         ({"data_parallel_size": 4}, "data_parallel_size follows from the ranks and training.sequence_parallel_size"),
     ],
 )  # fmt: skip
