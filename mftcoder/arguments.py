@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -215,11 +216,42 @@ def _model_commands(add: AddCommand) -> None:
     generate.add_argument("--to", type=Path, metavar="FILE.jsonl", help="write one JSON object a line into this file")
     _json(generate, "print one JSON object a line")
 
-    export = add("export", "write a run as a Hugging Face folder", "mftcoder export runs/code --to exports/code")
-    export.add_argument("run", type=Path, metavar="RUN", help="output_dir of a run")
-    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    export = add(
+        "export",
+        "write a run as a Hugging Face folder, and push it to the hub",
+        "mftcoder export runs/code --to exports/code\n"
+        "  mftcoder export runs/code --to exports/code --push my-org/code-7b\n"
+        "  mftcoder export exports/code --push my-org/code-7b --revision v2",
+    )
+    export.add_argument(
+        "run", type=Path, metavar="RUN", help="output_dir of a run, a checkpoint, or an exported folder"
+    )
+    export.add_argument("--to", type=Path, metavar="DIR", help="new folder; left out where RUN is exported already")
     export.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last or step-N")
     export.add_argument("--adapter", action="store_true", help="only the LoRA adapter, not merged into the base model")
+    export.add_argument(
+        "--max-shard-size",
+        type=_size,
+        metavar="SIZE",
+        help="of a file of weights, e.g. 2GB (default: the config's, 5GB)",
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export in DIR")
+    export.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not reload the folder in a fresh process and compare it with the trained model",
+    )
+    export.add_argument(
+        "--push", type=_repository, metavar="ORG/NAME", help="upload it to this repository, which is made if need be"
+    )
+    export.add_argument("--public", action="store_true", help="if --push makes the repository, make it public")
+    export.add_argument(
+        "--revision", metavar="BRANCH", help="branch to push to, which is made if need be (default: main)"
+    )
+    export.add_argument("--create-pr", action="store_true", help="push as a pull request")
+    export.add_argument("--message", metavar="TEXT", help="of the commit")
+    _json(export, "print what was written and pushed as JSON")
 
 
 def _report_commands(add: AddCommand) -> None:
@@ -303,6 +335,18 @@ def _verify(parser: argparse.ArgumentParser) -> None:
 
 def _json(parser: argparse._ActionsContainer, meaning: str) -> None:
     parser.add_argument("--json", action="store_true", help=meaning)
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", text):
+        raise argparse.ArgumentTypeError(f'must be a number and KB, MB or GB, such as 2GB; found "{text}"')
+    return text
+
+
+def _repository(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f'must be ORG/NAME; found "{text}"')
+    return text
 
 
 def _positive(text: str) -> int:

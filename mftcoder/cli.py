@@ -212,11 +212,28 @@ def generate(arguments: Namespace) -> int:
 
 
 def export(arguments: Namespace) -> int:
-    """A run as a Hugging Face folder."""
-    from mftcoder.export.folder import export
+    """A run as a Hugging Face folder, here or on the hub."""
+    from mftcoder.export.folder import Options, export
+    from mftcoder.export.record import is_ours
 
-    source = export(arguments.run, arguments.to, checkpoint=arguments.checkpoint, merge=not arguments.adapter)
-    _tell(f"wrote {arguments.to} from {source}")
+    folder, source, wanted = arguments.to or arguments.run, None, vars(arguments)
+    if not arguments.push and (arguments.public or arguments.revision or arguments.create_pr or arguments.message):
+        raise MftcoderError("--public, --revision, --create-pr and --message are about --push ORG/NAME. Add it.")
+    if arguments.to is not None:
+        options = {key: wanted[key] for key in ("checkpoint", "verify", "overwrite", "max_shard_size")}
+        source = export(arguments.run, arguments.to, Options(merge=not arguments.adapter, **options), _tell)
+        _tell(f"wrote {arguments.to} from {source}")
+    elif not arguments.push or not is_ours(arguments.run):
+        raise MftcoderError("--to: name the folder to write. Only a folder that was exported is pushed without it.")
+    pushed = None
+    if arguments.push:
+        from mftcoder.export.hub import push
+
+        choice = {key: wanted[key] for key in ("revision", "create_pr", "message")}
+        pushed = push(folder, arguments.push, private=not arguments.public, tell=_tell, **choice)
+        _tell(f"pushed {folder} to {pushed}")
+    if arguments.json:
+        _print_json({"folder": str(folder), "checkpoint": source and str(source), "pushed": pushed})
     return 0
 
 

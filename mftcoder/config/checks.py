@@ -31,6 +31,7 @@ def contradictions(config: Config) -> list[str]:
         *_loss(config),
         *_logging(config),
         *_sequence_parallel(config),
+        *_export(config),
     ]
 
 
@@ -265,3 +266,13 @@ def _sequence_parallel(config: Config) -> Iterator[str]:
         yield f"training.torch_compile: does not work {reason}. Set it to false."
     if config.loss.weighting.type.startswith("gradnorm"):
         yield f"loss.weighting: {config.loss.weighting.type} does not work {reason}. Choose another."
+
+
+def _export(config: Config) -> Iterator[str]:
+    settings = config.export
+    if settings.push_every and settings.push_to is None:
+        yield 'export.push_to: push_every needs a repository to push to. Name it, "ORG/NAME", or delete push_every.'
+    if settings.push_to and settings.push_every is None:
+        yield 'export.push_every: says when to push to push_to; choose "save" or "end".'
+    if settings.adapter and config.model.lora is None:
+        yield "export.adapter: model.lora is null, so there is no adapter. Delete it."

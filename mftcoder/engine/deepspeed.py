@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import deepspeed
 from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils import logger, safe_set_local_fp32_param, safe_set_local_optimizer_state
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from pydantic import ValidationError
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -31,7 +30,7 @@ from mftcoder.distributed import Group, rank_from_environment
 from mftcoder.engine.host_memory import trim_at_peaks
 from mftcoder.engine.optimizer import build_optimizer, set_learning_rate, steps_taken
 from mftcoder.engine.protocol import StepInfo
-from mftcoder.engine.stored_state import TRAINED, WEIGHT, partition, read_state
+from mftcoder.engine.stored_state import TRAINED, WEIGHT, StoredState, partition, read_state
 from mftcoder.engine.ulysses import SequenceParallel
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
@@ -296,19 +295,9 @@ class DeepSpeedEngine:
         return torch.nn.utils.get_total_norm(grads).item()
 
 
-def consolidated_weights(directory: Path) -> dict[str, Tensor]:
-    """The trained weights of a checkpoint that ``DeepSpeedEngine.save`` wrote: whole, on the CPU, by the model's names.
+def stored_state(directory: Path) -> StoredState:
+    """What a checkpoint that ``DeepSpeedEngine.save`` wrote holds, whole, by the names of ``TokenNLL``.
 
     Opens DeepSpeed's pickles: the caller has checked that they are the files that were written.
     """
-    folder = directory / TAG
-    if list(folder.glob("*_optim_states.pt")):
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            weights = get_fp32_state_dict_from_zero_checkpoint(str(directory), TAG)
-    else:
-        files = list(folder.glob("mp_rank_00_model_states.pt"))
-        if not files:
-            raise MftcoderError(f"{folder}: no weights of DeepSpeed here.")
-        weights = torch.load(files[0], map_location="cpu", weights_only=False, mmap=True)["module"]
-    prefix = "model."  # of TokenNLL; its head repeats parameters of the model
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return read_state(directory / TAG)

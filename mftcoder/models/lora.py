@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -86,7 +86,7 @@ def _ends_in(name: str, ends: list[str]) -> bool:
 
 
 @torch.no_grad()
-def undo_pissa(trained: PreTrainedModel, initial: nn.Module) -> None:
+def undo_pissa(trained: PreTrainedModel, before: Mapping[str, Tensor]) -> None:
     """Make the adapter of ``trained`` plain LoRA, of twice the rank, for the base model as it was before PiSSA.
 
     PiSSA moves s B0 A0 out of the base weights W into the adapter, so s B A on what is left of W is
@@ -94,9 +94,8 @@ def undo_pissa(trained: PreTrainedModel, initial: nn.Module) -> None:
 
     Args:
         trained: with the factors A, B.
-        initial: the same model before training, with A0, B0.
+        before: the same model's factors A0, B0 before training, by their names.
     """
-    before = dict(initial.named_parameters())
     for name, factor in trained.named_parameters():
         if ".lora_A." in name:
             factor.data = torch.cat([factor, before[name]])

@@ -1,13 +1,16 @@
 """What a run is, in files beside its metrics: config.json, deepspeed.json, run.json."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from mftcoder import __version__
 from mftcoder.config.deepspeed import zero_stage
-from mftcoder.config.schema import PROBE_EVERY_STEPS
+from mftcoder.config.schema import PROBE_EVERY_STEPS, Model
 from mftcoder.data.manifest import Manifest
 from mftcoder.data.mixture import epoch_note
 from mftcoder.data.summary import notes as notes_of
@@ -76,7 +79,28 @@ def describe(
         "total_steps": run.total_steps,
         "num_parameters": parameters[0],
         "trainable_parameters": parameters[1],
-        "data": {"fingerprint": manifest.fingerprint, "tasks": tasks},
+        "model": {"commit": _commit(run.config.model)},
+        "data": {"fingerprint": manifest.fingerprint, "commits": _commits(manifest), "tasks": tasks},
         "notes": notes,
     }
     write_json(run.output_dir / "run.json", content)
+
+
+def _commit(model: Model) -> str | None:
+    """The commit on the hub that the base model was loaded from; None of a local folder."""
+    if Path(model.path).is_dir():
+        return None
+    file = try_to_load_from_cache(
+        model.path, "config.json", revision=model.revision
+    )  # .../snapshots/COMMIT/config.json
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+def _commits(manifest: Manifest) -> dict[str, str]:
+    """Of each task that comes from a dataset on the hub, the commit: files of one lie in a folder named by it."""
+    found = {
+        task.name: re.search(r"/datasets--[^/]+/snapshots/([0-9a-f]{40})/", file.path)
+        for task in manifest.inputs.tasks
+        for file in task.files
+    }
+    return {name: match[1] for name, match in found.items() if match}

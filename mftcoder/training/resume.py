@@ -20,6 +20,7 @@ from mftcoder.training.checkpoint import Checkpoint
 FREE: Any = {  # as pydantic takes it
     "output_dir": True,
     "logging": True,
+    "export": True,
     "deepspeed": True,
     "data": True,
     "training": {

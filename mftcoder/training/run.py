@@ -41,6 +41,7 @@ from mftcoder.training.metrics import Metrics, cut
 from mftcoder.training.output import SECONDS_TO_SEE, check_shared, open_output, set_aside_later
 from mftcoder.training.probe import Probe, make_probe
 from mftcoder.training.profiling import Profiling, check_ranks
+from mftcoder.training.pushing import Pushing, check_push
 from mftcoder.training.ranks import RankTimes
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity, with_rows_of
@@ -64,6 +65,7 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
     from mftcoder.engine.deepspeed import process_group
 
     launcher, output_dir = Launcher(), Path(config.output_dir)  # before the process group hides that there is none
+    pushing = None
     ranks_per_row = config.training.sequence_parallel_size
     with (
         deterministic(config.training.full_determinism),
@@ -73,6 +75,7 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
         contextlib.ExitStack() as held,
     ):
         group.on_main(lambda: check_installed(config))
+        group.on_main(lambda: check_push(config))
         checkpoint = group.on_main(lambda: open_output(output_dir, held, resume=resume))
         check_shared(output_dir, "output_dir", group)
         if checkpoint:
@@ -83,12 +86,22 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
         run = set_up(config, group, checkpoint)
         run.requests, run.watchdog = requests, watchdog
         run.engine.model.register_forward_hook(watchdog.beat)
+        if config.export.push_every and group.is_main:
+            run.pushing = pushing = Pushing(config, run.metrics.tell)
         try:
             with requests.acted_upon(), watchdog.taking_steps():
                 train_loop(run)
+        except BaseException:
+            if pushing:
+                pushing.stop()
+            raise
         finally:
             run.profiling.close()
             run.metrics.close()
+        if pushing:
+            pushing.ended()
+    if pushing:  # the other ranks may leave
+        pushing.wait()
 
 
 def _ensure_shards(config: Config, group: Group) -> None:

@@ -25,6 +25,7 @@ from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.metrics import Metrics, Part
 from mftcoder.training.probe import Probe, RowNumbers
 from mftcoder.training.profiling import Profiling
+from mftcoder.training.pushing import Pushing
 from mftcoder.training.sampling import WeightedSampling
 from mftcoder.training.signals import Requests
 from mftcoder.training.spikes import SpikeWatch
@@ -63,6 +64,7 @@ class Run:
     spikes: SpikeWatch = field(init=False)
     rows_seen: Vector = field(init=False)  # [K], of each task
     step_began: float = 0.0  # seconds on time.perf_counter
+    pushing: Pushing | None = None  # on rank 0, if checkpoints go to the hub
 
     def __post_init__(self) -> None:
         self.spikes, self.rows_seen = SpikeWatch(len(self.tasks)), np.zeros(len(self.tasks))
@@ -160,6 +162,8 @@ def _save(run: Run) -> None:
     save_checkpoint(run.output_dir, run.engine, state, run.group, run.config.training.save_total_limit)
     best = run.step == run.early_stopping.best_step
     run.metrics.write("checkpoint", run.step, seconds=time.perf_counter() - start, best=best)
+    if run.pushing:
+        run.pushing.saved(run.step)
 
 
 def restore(run: Run, state: dict) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mftcoder.config.load import load, read_json
@@ -12,6 +12,7 @@ from mftcoder.config.problems import show
 from mftcoder.config.schema import Config, Model, TemplateChat
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.distributed import Group
+from mftcoder.engine.stored_state import WEIGHT, StoredState
 from mftcoder.errors import MftcoderError
 from mftcoder.models.load import add_adapters, load_causal
 from mftcoder.models.model_config import load_config
@@ -27,7 +28,12 @@ def open_run(folder: Path, which: str = "best") -> tuple[Config, Checkpoint]:
         folder, which = folder.parent.parent, folder.name
     if not (folder / "run.json").is_file() or not (folder / "config.json").is_file():
         raise MftcoderError(f"{folder}: is no run: found no run.json. Give the output_dir of a training config.")
-    return load(folder / "config.json"), find_checkpoint(folder, which)
+    config, found = load(folder / "config.json"), find_checkpoint(folder, which)
+    # A branch on the hub may have moved since; the run started from this commit.
+    commit = read_json(folder / "run.json").get("model", {}).get("commit")
+    if commit:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
+    return config, found
 
 
 def find_start(config: Config) -> Checkpoint | None:
@@ -45,28 +51,37 @@ def load_trained(config: Config, checkpoint: Checkpoint, *, dequantize: bool = F
         checkpoint: of the run.
         dequantize: give a base model that was quantized for training as the same values in ``model.dtype``.
     """
-    from mftcoder.engine.deepspeed import consolidated_weights
+    from mftcoder.engine.deepspeed import stored_state
 
     verify_files(checkpoint, Group())
     causal = load_causal(config.model)
     if config.model.quantization and dequantize:
         causal = causal.dequantize()
     model = causal if config.model.lora is None else add_adapters(causal, config.model)
-    put_weights(model, consolidated_weights(checkpoint.path), checkpoint.path)
+    put_weights(model, stored_state(checkpoint.path), checkpoint.path)
     return model
 
 
-def put_weights(model: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Replace every trainable weight of ``model`` by the one of its name in ``weights``, which came from ``source``.
+@torch.no_grad()
+def put_weights(model: nn.Module, stored: StoredState, source: Path) -> None:
+    """Give every trainable weight of ``model`` the values it has in ``stored``, which came from ``source``.
 
-    MftcoderError if a weight has no counterpart, either way.
+    Takes one at a time, so there is no second copy of them. MftcoderError if one has no counterpart, either way, or is
+    of another size.
     """
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    # Of tied weights, named_parameters knows the first name only.
-    lacking = sorted({name for name, weight in model.named_parameters() if weight.requires_grad} & set(missing))
-    if lacking or unexpected:
+    prefix = "model."  # of TokenNLL
+    trained = {f"{prefix}{name}": weight for name, weight in model.named_parameters() if weight.requires_grad}
+    different = sorted(trained.keys() ^ stored.names)
+    for name, weight in trained.items() if not different else ():
+        values = stored.of(name, WEIGHT)[WEIGHT]
+        if values.numel() != weight.numel():
+            different.append(name)
+        else:
+            weight.copy_(values.view_as(weight))
+    if different:
+        names = ", ".join(name.removeprefix(prefix) for name in different[:3])
         raise MftcoderError(
-            f"{source}: its weights do not fit model.path: missing {lacking[:3]}, unknown {sorted(unexpected)[:3]}. "
+            f"{source}: its weights do not fit model.path: {names} … are in one only, or of another size. "
             "The base model is not the one that the run started from."
         )
 

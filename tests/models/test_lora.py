@@ -47,7 +47,7 @@ def test_without_pissa_the_adapter_fits_the_untouched_base_model(rank_stabilized
         if "lora_" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)
     expected = logits(trained)
-    undo_pissa(trained, initial)
+    undo_pissa(trained, dict(initial.named_parameters()))
     config = copy.deepcopy(trained.peft_config["default"])
     plain = get_peft_model(tiny_llama(), config)
     factors = {name: p for name, p in trained.named_parameters() if "lora_" in name}

@@ -36,6 +36,9 @@ from mftcoder.config.schema.data import (
     TemplateChat,
     WeightedSampling,
 )
+from mftcoder.config.schema.export import (
+    Export,
+)
 from mftcoder.config.schema.logging import (
     Logging,
     Profile,
@@ -89,6 +92,7 @@ __all__ = [
     "Data",
     "Dwa",
     "EqualSampling",
+    "Export",
     "Famo",
     "FamoValid",
     "Filters",
@@ -176,6 +180,7 @@ class Config(Section):
         description="Python packages that add model families, weightings or record formats; they are imported before "
         "anything else happens.",
     )
+    export: Export = Export()
 
     @property
     def denominator(self) -> Literal["step", "epoch"]:
