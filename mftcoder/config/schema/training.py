@@ -90,7 +90,7 @@ class Training(Section):
     torch_compile: bool = Field(
         False,
         description="Compile the layers (torch.compile): minutes at the start, again for every new row length. "
-        "For long runs with `pack` or `pad_to_max`.",
+        "For long runs with `pack` or `pad_to_max`; 1.3 to 1.5 times as fast with a 1B Llama on an H100.",
     )
     neftune_noise_alpha: PositiveFloat | None = Field(
         None,
