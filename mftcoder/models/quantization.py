@@ -24,16 +24,20 @@ def load_settings(quantization: Quantization, dtype: torch.dtype) -> BitsAndByte
 
 
 def prepare_quantized(model: nn.Module) -> None:
-    """Make the quantized layers of ``model`` fit for training and for checkpoints."""
+    """Make the quantized layers of ``model`` fit for training and for checkpoints; MftcoderError if there are none."""
     from bitsandbytes.nn import Linear4bit
 
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            # Where the CPU has avx512_bf16, a forward pass without gradient would repack the weight in place, and
-            # every gradient and dequantization after it would be wrong.
-            module.support_avx512bf16_for_cpu = False
-            # The weights are frozen and come from the base model; so do their scales.
-            module.register_state_dict_post_hook(_without_scales)
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    if not layers:  # as those of Falcon, which are of a class of their own
+        raise MftcoderError(
+            f"model.quantization: transformers quantizes no layer of a {type(model).__name__}. Delete it."
+        )
+    for layer in layers:
+        # Where the CPU has avx512_bf16, a forward pass without gradient would repack the weight in place, and
+        # every gradient and dequantization after it would be wrong.
+        layer.support_avx512bf16_for_cpu = False
+        # The weights are frozen and come from the base model; so do their scales.
+        layer.register_state_dict_post_hook(_without_scales)
 
 
 def _without_scales(layer: nn.Module, state: dict, prefix: str, _: dict) -> None:

@@ -62,3 +62,9 @@ def test_weights_that_lie_there_quantized_are_refused(base_model):
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
     with pytest.raises(MftcoderError, match=r'model\.path: the weights of "m" are stored quantized \(gptq\)'):
         check_unquantized(config, "m")
+
+
+def test_a_model_of_which_nothing_would_be_quantized_is_refused(tmp_path):
+    tiny_family("falcon").save_pretrained(tmp_path)
+    with pytest.raises(MftcoderError, match="quantizes no layer of a FalconForCausalLM"):
+        load_causal(Model(path=str(tmp_path), quantization=Quantization()))
