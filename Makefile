@@ -34,11 +34,12 @@ check: setup
 	@$(RUN) mypy
 	@$(RUN) python -m pytest -q -m "not engine and not long and not browser"
 
+# Two files of tests at a time: most tests keep one core busy.
 test: setup
-	@$(RUN) python -m pytest -q -m "not long"
+	@$(RUN) python -m pytest -q -n 2 --dist loadfile -m "not long"
 
 test-all: setup
-	@$(RUN) python -m pytest -q
+	@$(RUN) python -m pytest -q -n 2 --dist loadfile
 
 smoke: setup
 	@$(RUN) tools/smoke.sh
