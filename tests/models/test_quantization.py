@@ -6,6 +6,7 @@ import bitsandbytes
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
+from tiny_families import tiny_family
 from transformers import AutoConfig
 
 from mftcoder.config.schema import Lora, Model, Quantization, Training
