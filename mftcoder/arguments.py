@@ -101,14 +101,34 @@ def _data_commands(add: AddCommand) -> None:
 
 
 def _from_source(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    purpose = "five tasks from Python source code, by parsing it"
+    purpose = "ten tasks from source code, by parsing it"
     parser = ways.add_parser("from-source", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the task files")
     parser.add_argument(
-        "--roots", type=Path, nargs="+", metavar="DIR", help="where to look (default: this Python's standard library)"
+        "--roots",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders or git checkouts (default: this Python's standard library)",
     )
     parser.add_argument(
-        "--tasks", metavar="TASK,TASK…", help="of completion, text-to-code, comment, repair, text (default: all)"
+        "--tasks",
+        metavar="TASK,TASK…",
+        help="of completion, completion-line, completion-block, completion-body, infill, text-to-code, comment, "
+        "repair, unit-test, text (default: all)",
+    )
+    parser.add_argument(
+        "--languages",
+        metavar="NAME,NAME…",
+        help="of python, java, javascript, typescript, c, cpp, go, rust (default: all)",
+    )
+    parser.add_argument(
+        "--licences",
+        metavar="ID,ID…",
+        help="SPDX ids of the licences to accept; also permissive, unknown, any (default: permissive)",
+    )
+    parser.add_argument(
+        "--workers", type=_positive, default=1, metavar="N", help="processes that read files (default: 1)"
     )
     parser.add_argument("--max-samples", type=_positive, metavar="N", help="of each task (default: all)")
     parser.add_argument("--max-chars", type=_positive, metavar="N", help="of a conversation (default: 6000)")

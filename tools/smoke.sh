@@ -16,7 +16,7 @@ say mftcoder completion bash >"$run/completion.sh"
 printf '{"pretrained_model_path": "%s", "data_paths": "[%s]", "output_dir": "%s"}' \
     "$run/base" "$run/add.jsonl" "$run/old" >"$run/old.json"
 say mftcoder import-config "$run/old.json" --to "$run/imported.json"
-say mftcoder construct from-source "$run/tasks" --roots mftcoder --max-samples 5
+say mftcoder construct from-source "$run/tasks" --roots mftcoder --licences permissive,unknown --max-samples 5
 say mftcoder construct topics
 say mftcoder validate "$run/config.json"
 say mftcoder tokenize "$run/config.json"

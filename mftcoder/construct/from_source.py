@@ -1,33 +1,56 @@
-"""Task datasets from the Python source on this machine: four code tasks and plain text, by parsing, without a model."""
+"""Task datasets from source code: code tasks, unit tests, plain text; by parsing, without a model."""
 
-import ast
+import multiprocessing
 import platform
 import sysconfig
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from rich.table import Table
 
-from mftcoder.construct.code_tasks import CODE_TASKS, Record, RecordMaker
-from mftcoder.construct.functions import (
-    Function,
-    FunctionNode,
-    LeftOut,
-    function_at,
-    function_nodes,
-    parse,
-    read_source,
-    source_files,
+from mftcoder.construct.code_tasks import CODE_TASKS
+from mftcoder.construct.folders import checkout_of, source_files
+from mftcoder.construct.functions import LeftOut
+from mftcoder.construct.harvest import (
+    UNIT_TEST,
+    Harvest,
+    Made,
+    Outcome,
+    Root,
+    Settings,
+    Taken,
+    counted,
+    harvest,
+    read_again,
 )
+from mftcoder.construct.languages import LANGUAGES, NAMES, language_of, parser
+from mftcoder.construct.licences import UNKNOWN, parse_allowed
 from mftcoder.construct.output import Tally, TaskFile, task_files, write_json
+from mftcoder.construct.seen import Seen
 from mftcoder.errors import MftcoderError
 
-TASKS = (*CODE_TASKS, "text")
+TASKS = (*CODE_TASKS, UNIT_TEST, "text")
 MAX_CHARS = 6000  # of a conversation: about 1,800 tokens of code
+SIMILARITY = 0.85  # of files, from which on one repeats the other
 FILES_PER_MESSAGE = 500
+FILES_AT_ONCE = 16  # that a process is given
+JOBS_WAITING = 4  # for each process
+
+
+@dataclass
+class _Counts:
+    files: Tally = field(default_factory=Tally)
+    functions: Tally = field(default_factory=Tally)
+    folders: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    emails: int = 0
 
 
 def construct(
@@ -35,54 +58,56 @@ def construct(
     roots: Sequence[Path] | None = None,
     tasks: Sequence[str] = TASKS,
     *,
+    languages: Sequence[str] | None = None,
+    licences: Sequence[str] = ("permissive",),
     max_samples: int | None = None,
     max_chars: int = MAX_CHARS,
+    similarity: float | None = SIMILARITY,
     seed: int = 0,
+    workers: int = 1,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Writes ``out/<task>.jsonl`` for every task, and the returned counts to ``out/construct.json``.
 
-    The same files give the same bytes; ``seed`` decides where functions are cut, which defect they get, and which
-    ``max_samples`` records of each task are kept. ``max_chars`` bounds the characters of a conversation; whole files
-    (``text``) have no bound, as tokenizing splits them. ``roots`` default to this Python's standard library.
+    The same files give the same bytes, however many ``workers`` (processes) there are; ``seed`` decides where functions
+    are cut, which defect they get, and which ``max_samples`` records of each task are kept. ``max_chars`` bounds the
+    characters of a conversation; whole files (``text``) have no bound, as tokenizing splits them. ``roots`` default to
+    this Python's standard library, ``languages`` to all of NAMES. ``licences``: SPDX ids, ``permissive``, ``unknown``,
+    ``any``. ``similarity`` None: files are only compared for being equal.
 
     In the counts, what was found is what was used plus what was left out, by reason. Raises MftcoderError for unknown
-    tasks, folders without Python files, an ``out`` that cannot be written, and where no record comes out at all.
+    tasks, languages and licences, folders without source files, an ``out`` that cannot be written, and where no record
+    comes out at all.
     """
-    for task in tasks:
-        if task not in TASKS:
-            raise MftcoderError(f'tasks: there is no task "{task}". Choose from {", ".join(TASKS)}.')
+    allowed = parse_allowed(licences)
+    _require_known("tasks", "task", tasks, TASKS)
+    languages = languages or (NAMES if roots else ("python",))
+    _require_known("languages", "language", languages, NAMES)
     if max_samples is not None and max_samples < 1:
         raise MftcoderError(f"max_samples: must be at least 1; found {max_samples}.")
-    roots = [Path(sysconfig.get_path("stdlib"))] if roots is None else roots
-    paths = [(root, path) for root in roots for path in source_files(root)]
-    files, functions = Tally(), Tally()
+    if similarity is not None and not 0 < similarity <= 1:
+        raise MftcoderError(f"similarity: must be above 0 and at most 1; found {similarity}.")
+    places = _roots(roots)
+    settings = Settings(tuple(tasks), tuple(languages), allowed, max_chars, similarity, seed)
+    counts, seen = _Counts(), Seen()
+    files = _files(places, settings, counts.folders)
+    first = next(files)  # what is wrong with the folders is found before anything is written
     with task_files(out, tasks) as outputs:
-        for number, (root, path) in enumerate(paths, 1):
-            source = files.attempt(_source, root, path, files)
-            if source is not None:
-                for function in _functions(*source, root, path, functions):
-                    _write_code(function, outputs, max_chars, seed)
-                if "text" in outputs:
-                    outputs["text"].tally.attempt(outputs["text"].write, {"text": source[0], "group": path})
+        for found in _harvests(chain([first], files), places, settings, workers):
+            _merge(found, outputs, counts, seen, places, settings)
+            number = counts.files.used + counts.files.left_out.total()
             if number % FILES_PER_MESSAGE == 0:
-                tell(f"{number:,} of {len(paths):,} files read, {functions.used:,} functions taken")
+                tell(f"{number:,} files read, {counts.functions.used:,} functions taken")
+        seen.close()
         if max_samples is not None:
             for task, output in outputs.items():
                 output.keep(max_samples, Random(f"{seed} {task}"))
-        counts = {
-            "python": platform.python_version(),
-            "roots": [str(root) for root in roots],
-            "settings": {"max_samples": max_samples, "max_chars": max_chars, "seed": seed},
-            "files": files.counts("used"),
-            "functions": functions.counts("used"),
-            "tasks": {task: _task_counts(task, output) for task, output in outputs.items()},
-        }
-        _require_records(counts)
+        shown = _shown(places, settings, counts, outputs, max_samples, licences)
+        _require_records(shown)
         for output in outputs.values():
             output.publish()
-        write_json(out / "construct.json", counts)
-    return counts
+        write_json(out / "construct.json", shown)
+    return shown
 
 
 def table(counts: dict[str, Any]) -> Table:
@@ -92,54 +117,167 @@ def table(counts: dict[str, Any]) -> Table:
         column.justify = "right"
     for name, count in {"files": counts["files"], "functions": counts["functions"], **counts["tasks"]}.items():
         used = count["records"] if "records" in count else count["used"]
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in count["left_out"].items())
-        shown.add_row(name, f"{used:,}", f"{count['found'] - used:,}", reasons, end_section=name == "functions")
+        shown.add_row(
+            name, f"{used:,}", f"{count['found'] - used:,}", _listed(count["left_out"]), end_section=name == "functions"
+        )
+    shown.caption = "; ".join(
+        f"{name}: {_listed(counts[name])}"
+        for name in ("languages", "licences", "not looked into", "masked")
+        if counts[name]
+    )
     return shown
 
 
-def _source(root: Path, path: str, files: Tally) -> tuple[str, ast.Module]:
-    text = read_source(root, path)
-    tree = parse(text)
-    if tree is None:
-        raise LeftOut("syntax error")
-    files.once(text)
-    return text, tree
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
-def _functions(text: str, tree: ast.Module, root: Path, path: str, functions: Tally) -> Iterator[Function]:
-    lines = text.split("\n")
-    name = root.resolve().name
-
-    def take(node: FunctionNode, nested: bool) -> Function:
-        if nested:
-            raise LeftOut("inside another function")
-        function = function_at(node, lines, name, path)
-        functions.once(function.code)
-        return function
-
-    for node, nested in function_nodes(tree):
-        function = functions.attempt(take, node, nested)
-        if function is not None:
-            yield function
+def _roots(roots: Sequence[Path] | None) -> list[Root]:
+    library = Path(sysconfig.get_path("stdlib")).resolve()
+    places = []
+    for path in [library] if roots is None else roots:
+        if path.is_dir() and path.resolve().is_relative_to(library) and "-packages" not in str(path.resolve()):
+            places.append(Root(path, licence="PSF-2.0"))  # whose licence is not kept beside it everywhere
+        else:
+            places.append(Root(path, checkout_of(path) if path.is_dir() else None))
+    return places
 
 
-def _write_code(function: Function, outputs: Mapping[str, TaskFile], max_chars: int, seed: int) -> None:
-    """Writes the function's record into every code task that can be made of it."""
-    for task, output in outputs.items():
-        if task in CODE_TASKS:
-            rng = Random(f"{seed} {task} {function.path} {function.line}")
-            record = output.tally.attempt(_record, CODE_TASKS[task], function, rng, max_chars, output.tally)
-            if record is not None:
-                output.write(record)
+def _files(roots: Sequence[Root], settings: Settings, folders: Counter[str]) -> Iterator[tuple[int, str]]:
+    for root in roots:
+        if not root.path.is_dir():
+            raise MftcoderError(f"{root.path}: no such folder. Name a folder of source files.")
+    for number, root in enumerate(roots):
+        wanted = _wanted(settings.languages)
+        empty = True
+        for path in source_files(root.path, wanted, folders, root.checkout):
+            empty = False
+            yield number, path
+        if empty:
+            suffixes = sorted(suffix for key in settings.languages for suffix in LANGUAGES[key].suffixes)
+            names = "Python file" if settings.languages == ("python",) else "source file"
+            kinds = ", ".join(f"*{suffix}" for suffix in suffixes)
+            raise MftcoderError(f"{root.path}: found no {names} ({kinds}). Name a folder that holds some.")
 
 
-def _record(make: RecordMaker, function: Function, rng: Random, max_chars: int, tally: Tally) -> Record:
-    record = make(function, rng)
-    prompt, answer = (message["content"] for message in record["messages"])
-    if len(prompt) + len(answer) > max_chars:
-        raise LeftOut("too long")
-    tally.once(prompt)
-    return record
+def _wanted(languages: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a file is read; raises MftcoderError at the first one whose grammar is not installed."""
+
+    def wanted(name: str) -> bool:
+        key = language_of(name, languages)
+        if key is not None and key != "python":
+            parser(key)
+        return key is not None
+
+    return wanted
+
+
+def _harvests(
+    files: Iterator[tuple[int, str]], roots: Sequence[Root], settings: Settings, workers: int
+) -> Iterator[Harvest]:
+    """What came of each file, in order; a bounded number of them at a time."""
+    if workers == 1:
+        for number, path in files:
+            yield harvest(number, roots[number], path, settings)
+        return
+    context = multiprocessing.get_context("spawn")  # nothing of this process goes along
+    with ProcessPoolExecutor(workers, context) as pool:
+        waiting: deque[Future[list[Harvest]]] = deque()
+        while True:
+            while len(waiting) < JOBS_WAITING * workers and (some := list(islice(files, FILES_AT_ONCE))):
+                waiting.append(pool.submit(_some, some, roots, settings))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
+
+
+def _some(files: Iterable[tuple[int, str]], roots: Sequence[Root], settings: Settings) -> list[Harvest]:
+    return [harvest(number, roots[number], path, settings) for number, path in files]
+
+
+def _merge(
+    found: Harvest,
+    outputs: Mapping[str, TaskFile],
+    counts: _Counts,
+    seen: Seen,
+    roots: Sequence[Root],
+    settings: Settings,
+) -> None:
+    """Writes what a file gives, unless it was there before, and counts it."""
+    if UNIT_TEST in outputs:
+        for outcome in found.unit_tests:
+            _write(outcome, outputs[UNIT_TEST], seen)
+
+    def take_file() -> None:
+        if found.left_out is not None:
+            raise LeftOut(found.left_out)
+        seen.once(found.digest)
+        if found.bands and settings.similarity is not None:
+            place = found.root, found.path
+            seen.unlike(found.bands, place, settings.similarity, lambda root, path: read_again(roots[root], path))
+        counts.languages[found.language] += 1
+        counts.licences[found.licence or UNKNOWN] += 1
+        counts.emails += found.emails
+
+    before = counts.files.used
+    counts.files.attempt(take_file)
+    if counts.files.used == before:
+        return
+    for function in found.functions:
+        for task, outcome in (counts.functions.attempt(_outcomes, function, seen) or {}).items():
+            _write(outcome, outputs[task], seen)
+    if found.text is not None:
+        outputs["text"].tally.attempt(outputs["text"].write_line, found.text)
+
+
+def _outcomes(function: Taken | str, seen: Seen) -> dict[str, Outcome]:
+    if isinstance(function, str):
+        raise LeftOut(function)
+    seen.once(function.digest)
+    return function.outcomes
+
+
+def _write(outcome: Outcome, output: TaskFile, seen: Seen) -> None:
+    def take() -> Made:
+        if isinstance(outcome, str):
+            raise LeftOut(outcome)
+        seen.once(outcome.asked)
+        return outcome
+
+    made = output.tally.attempt(take)
+    if made is not None:
+        output.write_line(made.line)
+
+
+def _shown(
+    roots: Sequence[Root],
+    settings: Settings,
+    counts: _Counts,
+    outputs: Mapping[str, TaskFile],
+    max_samples: int | None,
+    licences: Sequence[str],
+) -> dict[str, Any]:
+    """All counts as JSON."""
+    return {
+        "python": platform.python_version(),
+        "roots": [str(root.path) for root in roots],
+        "commits": [root.checkout.commit if root.checkout else None for root in roots],
+        "settings": {
+            "max_samples": max_samples,
+            "max_chars": settings.max_chars,
+            "seed": settings.seed,
+            "languages": list(settings.languages),
+            "licences": list(licences),
+            "similarity": settings.similarity,
+        },
+        "not looked into": counted(counts.folders),
+        "languages": counted(counts.languages),
+        "licences": counted(counts.licences),
+        "masked": {"e-mail addresses": counts.emails} if counts.emails else {},
+        "files": counts.files.counts("used"),
+        "functions": counts.functions.counts("used"),
+        "tasks": {task: _task_counts(task, output) for task, output in outputs.items()},
+    }
 
 
 def _task_counts(task: str, output: TaskFile) -> dict[str, Any]:
@@ -150,9 +288,19 @@ def _task_counts(task: str, output: TaskFile) -> dict[str, Any]:
     return counts
 
 
+def _require_known(setting: str, kind: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise MftcoderError(f'{setting}: there is no {kind} "{name}". Choose from {", ".join(known)}.')
+
+
 def _require_records(counts: dict[str, Any]) -> None:
-    if not any(count["records"] for count in counts["tasks"].values()):
-        raise MftcoderError(
-            f"{', '.join(counts['roots'])}: no record could be made; left out were files {counts['files']['left_out']} "
-            f"and functions {counts['functions']['left_out']}. Name other folders or a larger max_chars."
-        )
+    if any(count["records"] for count in counts["tasks"].values()):
+        return
+    remedy = "Name other folders or a larger max_chars."
+    if any(reason.startswith("licence") for reason in counts["files"]["left_out"]):
+        remedy = f"Name other folders, or, if you may use them, their licences (--licences permissive,{UNKNOWN})."
+    raise MftcoderError(
+        f"{', '.join(counts['roots'])}: no record could be made; left out were files {counts['files']['left_out']} "
+        f"and functions {counts['functions']['left_out']}. {remedy}"
+    )

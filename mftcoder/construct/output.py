@@ -59,7 +59,11 @@ class TaskFile:
         self._file = self._aside.open("w+b")
 
     def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self.write_line(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+    def write_line(self, line: bytes) -> None:
+        """Writes a record that is JSON already."""
+        self._file.write(line)
 
     def keep(self, max_samples: int, rng: Random) -> None:
         """Keeps ``max_samples`` of the records, drawn uniformly, in their order."""

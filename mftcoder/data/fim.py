@@ -1,6 +1,7 @@
 """Fill-in-the-middle (Bavarian et al., 2022): documents rearranged so that a model learns to insert.
 
-A document is cut at two random characters, before it is tokenized, and its parts are put between sentinel tokens::
+A document is cut at two random characters, or where its record says, before it is tokenized, and its parts are put
+between sentinel tokens::
 
     document        prefix|middle|suffix
     prefix first    <PRE> prefix <SUF> suffix <MID> middle <eos>           PSM
@@ -48,13 +49,13 @@ class Parts(NamedTuple):
     suffix_first: bool
 
 
-def cut(text: str, fim: Fim, seed: int) -> Parts | None:
-    """The parts of ``text``, or None if it is to stay whole; all cuts and their choice are equally likely."""
+def cut(text: str, fim: Fim, seed: int, hole: tuple[int, int] | None = None) -> Parts | None:
+    """The parts of ``text``, or None if it is to stay whole; all cuts are equally likely but given ones."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32, key=seed.to_bytes(8)).digest()
     chosen, order, *places = (int.from_bytes(digest[start : start + 8]) / 2**64 for start in range(0, 32, 8))
     if chosen >= fim.rate:
         return None
-    first, last = sorted(int(place * (len(text) + 1)) for place in places)
+    first, last = sorted(int(place * (len(text) + 1)) for place in places) if hole is None else hole
     return Parts(text[:first], text[first:last], text[last:], order < fim.spm_rate)
 
 
@@ -96,7 +97,12 @@ def rearranged(
     eos = np.array([tokenizer.eos_token_id], np.int32)
     control = control_tokens(tokenizer)
     documents = [sample.text.removesuffix(tokenizer.eos_token) for sample in samples]  # eos follows in any case
-    chosen = {number: parts for number, text in enumerate(documents) if (parts := cut(text, fim, seed))}
+    holes = [sample.hole for sample in samples]
+    chosen = {
+        number: parts
+        for number, (text, hole) in enumerate(zip(documents, holes, strict=True))
+        if (parts := cut(text, fim, seed, hole))
+    }
     texts = [text for parts in chosen.values() for text in parts[:3]]
     spelt = [not parse_control and control.are_in(text) for text in texts]
     places = [samples[number].where for number in chosen for _ in range(3)]

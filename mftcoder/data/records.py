@@ -44,6 +44,7 @@ class Text:
     text: str
     group: str | None = None
     where: str = field(default="sample", compare=False)
+    hole: tuple[int, int] | None = None  # where the middle of fill-in-the-middle begins and ends, if it is given
 
 
 class Format(NamedTuple):
@@ -89,6 +90,7 @@ _SHAREGPT = Turns(
     | dict.fromkeys(["tool", "observation"], "tool"),
     "system, human, gpt, function_call or observation (or user, assistant, tool)",
 )
+_INFILL = ("prefix", "middle", "suffix")
 _PAIRS = (
     ("prompt", "answer"),
     ("prompt", "response"),
@@ -181,6 +183,12 @@ def _parse_text(record: Record, where: str) -> Text:
     return Text(_string(record, "text", where), _group(record, where), where)
 
 
+def _parse_infill(record: Record, where: str) -> Text:
+    prefix, middle, suffix = (_string(record, key, where) for key in _INFILL)
+    hole = len(prefix), len(prefix) + len(middle)
+    return Text(prefix + middle + suffix, _group(record, where), where, hole)
+
+
 RECORD_FORMATS: dict[str, Format] = {  # detection takes the first that fits; a plugin may add rows
     "messages": Format(lambda r: "messages" in r, parse_messages),
     "chat_rounds": Format(
@@ -192,6 +200,7 @@ RECORD_FORMATS: dict[str, Format] = {  # detection takes the first that fits; a 
         lambda r: "prompt" in r and "completion" in r, lambda r, where: _parse_pair(("prompt", "completion"), r, where)
     ),
     "pairs": Format(lambda r: any(prompt in r and answer in r for prompt, answer in _PAIRS), _parse_pairs),
+    "infill": Format(lambda r: all(key in r for key in _INFILL), _parse_infill),
     "text": Format(lambda r: "text" in r, _parse_text),
 }
 

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from mftcoder.construct.defects import DEFECTS, defect
+from mftcoder.construct.defects import defect
 from mftcoder.construct.functions import Function, LeftOut, function_at
+from mftcoder.construct.python_defects import DEFECTS
 
 
 def function(code: str) -> Function:

@@ -134,7 +134,7 @@ def rounds(*roles: str) -> dict:
         ({"prompt": "x", "answer": "y", "response": "z"}, "found prompt/answer and prompt/response. Keep one of them."),
         ({"prompt": "x", "answer": 3}, "answer must be a string; found 3."),
         ({"text": "x", "group": 1.5}, "group must be a string or an integer; found 1.5."),
-        ({"code": "x"}, 'alpaca, prompt_completion, pairs, text; found keys ["code"].'),
+        ({"code": "x"}, 'alpaca, prompt_completion, pairs, infill, text; found keys ["code"].'),
         ({"text": "a \ud83d"}, 'a.jsonl:1: holds a lone surrogate, "\\ud83d": half of a character'),
         ({"text": "x", "meta": [{"\udc00": 1}]}, "a.jsonl:1: holds a lone surrogate"),
         ({"messages": [{"role": "user", "content": "x"}], "tools": '["\\ud83d"]'}, "tools: holds a lone surrogate"),
