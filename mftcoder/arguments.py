@@ -209,33 +209,8 @@ def _model_commands(add: AddCommand) -> None:
     evaluate.add_argument("--output", type=Path, metavar="FILE", help="also write the result as JSON")
     _json(evaluate, "print the result as JSON")
 
-    generate = add("generate", "try a model", 'mftcoder generate exports/code --prompt "Write quicksort in Python."')
-    generate.add_argument("model", metavar="MODEL", help=ANY_MODEL)
-    source = generate.add_mutually_exclusive_group()
-    source.add_argument("--prompt", metavar="TEXT", help="one user message (default: read it from standard input)")
-    source.add_argument(
-        "--messages", type=Path, metavar="FILE.jsonl", help='one conversation a line: {"messages": […]}'
-    )
-    source.add_argument(
-        "--held-out",
-        type=PathOrUrl,
-        metavar="SHARDS",
-        help="validation samples; prints their true answers too, as JSON lines",
-    )
-    generate.add_argument("--task", metavar="NAME", help="with --held-out: only this task (default: all)")
-    generate.add_argument(
-        "--per-task", type=_positive, default=2, metavar="N", help="with --held-out: samples of each task (default: 2)"
-    )
-    generate.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
-    generate.add_argument(
-        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): the likeliest token"
-    )
-    generate.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="nucleus of the sampling (default: 1)")
-    generate.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the sampling (default: 0)")
-    generate.add_argument("--raw", action="store_true", help="continue the prompt as it is, without chat template")
-    generate.add_argument("--to", type=Path, metavar="FILE.jsonl", help="write one JSON object a line into this file")
-    _json(generate, "print one JSON object a line")
-
+    _generate(add)
+    _chat(add)
     export = add(
         "export",
         "write a run as a Hugging Face folder, and push it to the hub",
@@ -272,6 +247,79 @@ def _model_commands(add: AddCommand) -> None:
     export.add_argument("--create-pr", action="store_true", help="push as a pull request")
     export.add_argument("--message", metavar="TEXT", help="of the commit")
     _json(export, "print what was written and pushed as JSON")
+
+
+def _generate(add: AddCommand) -> None:
+    generate = add(
+        "generate",
+        "try a model",
+        'mftcoder generate exports/code --prompt "Write quicksort in Python." --stream\n'
+        "  mftcoder generate runs/code --prompts questions.jsonl --samples 5 --temperature 0.8 --to answers.jsonl\n"
+        "  mftcoder generate runs/fim --infill half_written.py",
+    )
+    generate.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    source = generate.add_mutually_exclusive_group()
+    source.add_argument("--prompt", metavar="TEXT", help="one user message (default: read it from standard input)")
+    source.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE.jsonl",
+        help='one a line: {"prompt": TEXT}, {"messages": […]} or {"prefix": TEXT, "suffix": TEXT}',
+    )
+    source.add_argument(
+        "--messages", type=Path, metavar="FILE.jsonl", help='one conversation a line: {"messages": […]}'
+    )
+    source.add_argument("--prefix", metavar="TEXT", help="write what comes between this and --suffix")
+    source.add_argument(
+        "--infill", type=Path, metavar="FILE", help="write what belongs into a file, in place of its <FILL_ME>"
+    )
+    source.add_argument(
+        "--held-out",
+        type=PathOrUrl,
+        metavar="SHARDS",
+        help="validation samples; prints their true answers too, as JSON lines",
+    )
+    generate.add_argument("--suffix", metavar="TEXT", help="with --prefix: what follows (default: nothing)")
+    generate.add_argument(
+        "--sentinels",
+        nargs=3,
+        metavar=("BEFORE_PREFIX", "BEFORE_SUFFIX", "BEFORE_MIDDLE"),
+        help="the model's tokens for infilling (default: those of its tokenizer's family)",
+    )
+    generate.add_argument("--system", metavar="TEXT", help="with --prompt: a system message before it")
+    generate.add_argument("--task", metavar="NAME", help="with --held-out: only this task (default: all)")
+    generate.add_argument(
+        "--per-task", type=_positive, default=2, metavar="N", help="with --held-out: samples of each task (default: 2)"
+    )
+    _sampling(generate)
+    generate.add_argument("--samples", type=_positive, default=1, metavar="N", help="answers to each (default: 1)")
+    generate.add_argument(
+        "--batch-size", type=_positive, default=8, metavar="N", help="answers written at once (default: 8)"
+    )
+    generate.add_argument("--raw", action="store_true", help="continue the prompt as it is, without chat template")
+    shown = generate.add_mutually_exclusive_group()
+    shown.add_argument("--stream", action="store_true", help="print answers while they are written, one by one")
+    shown.add_argument("--to", type=Path, metavar="FILE.jsonl", help="write one JSON object a line into this file")
+    _json(shown, "print one JSON object a line")
+
+
+def _chat(add: AddCommand) -> None:
+    chat = add("chat", "talk to a model", 'mftcoder chat runs/code --system "You write Python." --temperature 0.7')
+    chat.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    chat.add_argument("--system", metavar="TEXT", help="what the system message says (default: there is none)")
+    _sampling(chat)
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-new-tokens", type=_positive, default=256, metavar="N", help="default: 256")
+    parser.add_argument(
+        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): the likeliest token"
+    )
+    parser.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="nucleus of the sampling (default: 1)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="of the sampling (default: 0)")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end an answer before this; may be repeated"
+    )
 
 
 def _report_commands(add: AddCommand) -> None:

@@ -191,26 +191,41 @@ def evaluate(arguments: Namespace) -> int:
 
 def generate(arguments: Namespace) -> int:
     """A model's answers to prompts, or to held-out samples beside the true ones."""
-    if arguments.held_out and arguments.raw:
-        raise MftcoderError("--raw: held-out samples are continued token by token as they are. Leave it out.")
-    if arguments.task and not arguments.held_out:
-        raise MftcoderError(f"--task {arguments.task}: only held-out samples have tasks. Add --held-out SHARDS.")
+    _check_generate(arguments)
     prompts = None if arguments.held_out else _prompts(arguments)
-    from mftcoder.evaluation.generation import Sampling, generate, generate_held_out
+    from mftcoder.evaluation.generation import generate, generate_held_out
 
-    sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
+    sampling, batch_size = _sampling(arguments), arguments.batch_size
     if prompts is None:
         answers = generate_held_out(
-            arguments.model, arguments.held_out, sampling, task=arguments.task, per_task=arguments.per_task
+            arguments.model,
+            arguments.held_out,
+            sampling,
+            task=arguments.task,
+            per_task=arguments.per_task,
+            batch_size=batch_size,
         )
     else:
-        answers = generate(arguments.model, prompts, sampling)
+        tell = _print_piece if arguments.stream else None
+        answers = generate(
+            arguments.model, prompts, sampling, num_samples=arguments.samples, batch_size=batch_size, tell=tell
+        )
+    if arguments.stream:
+        return 0
     as_json = arguments.held_out or arguments.json or arguments.to
     lines = [json.dumps(answer, ensure_ascii=False) if as_json else answer["generated"] for answer in answers]
     if arguments.to:
         _write(arguments.to, "\n".join(lines))
     else:
         print(*lines, sep="\n")
+    return 0
+
+
+def chat(arguments: Namespace) -> int:
+    """A conversation on the terminal."""
+    from mftcoder.evaluation.chatting import chat
+
+    chat(arguments.model, _sampling(arguments), system=arguments.system, tell=_print_piece)
     return 0
 
 
@@ -342,6 +357,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "train": train,
     "evaluate": evaluate,
     "generate": generate,
+    "chat": chat,
     "export": export,
     "report": report,
     "compare": compare,
@@ -376,24 +392,78 @@ def _config(arguments: Namespace) -> Config:
     return load(arguments.config, arguments.overrides)
 
 
+def _sampling(arguments: Namespace) -> Any:
+    from mftcoder.evaluation.sampling import Sampling
+
+    if "" in arguments.stop:
+        raise MftcoderError("--stop: is empty. Give the text at which answers end.")
+    stop = tuple(arguments.stop)
+    return Sampling(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed, stop)
+
+
+def _check_generate(arguments: Namespace) -> None:
+    """MftcoderError for options that do not go together."""
+    infilling = arguments.prefix is not None or arguments.infill is not None
+    for option, given, wrong, remedy in (
+        ("--raw", arguments.raw, arguments.held_out, "held-out samples are continued token by token as they are"),
+        ("--raw", arguments.raw, arguments.messages, "it continues plain text, but --messages holds conversations"),
+        ("--raw", arguments.raw, infilling, "a text with a hole has no chat template to leave out"),
+        ("--stream", arguments.stream, arguments.held_out, "held-out samples are printed as JSON lines"),
+        (
+            "--system",
+            arguments.system is not None,
+            arguments.raw or arguments.messages or infilling or arguments.prompts or arguments.held_out,
+            "it stands before one user message, that of --prompt",
+        ),
+        ("--samples", arguments.samples > 1, arguments.held_out, "each held-out sample gets one answer"),
+        ("--samples", arguments.samples > 1, not arguments.temperature, "all would be the same; add --temperature"),
+        ("--suffix", arguments.suffix is not None, arguments.prefix is None, "it follows a --prefix"),
+    ):
+        if given and wrong:
+            raise MftcoderError(f"{option}: {remedy}. Leave one of them out.")
+    if arguments.task and not arguments.held_out:
+        raise MftcoderError(f"--task {arguments.task}: only held-out samples have tasks. Add --held-out SHARDS.")
+
+
 def _prompts(arguments: Namespace) -> list[Any]:
-    """Conversations, or with --raw strings."""
-    from mftcoder.data.records import Conversation, Message, parse_messages
+    """Conversations, texts with a hole, or with --raw strings."""
+    from mftcoder.evaluation.prompts import Infilling, question, read_prompts, with_hole
 
-    if arguments.messages is None:
-        try:
-            text = sys.stdin.read() if arguments.prompt is None else arguments.prompt
-            text.encode()  # an argument that is not UTF-8 fails here
-        except UnicodeError as error:
-            raise MftcoderError(f"--prompt: is not UTF-8 text: {error}.") from None
-        if not text:
-            raise MftcoderError("--prompt: is empty. Give some text, or write it to standard input.")
-        return [text] if arguments.raw else [Conversation((Message("user", text, False),), where="--prompt")]
-    if arguments.raw:
-        raise MftcoderError("--raw continues plain text; --messages holds conversations. Give one of them.")
-    from mftcoder.data.reading import read_file
+    sentinels = tuple(arguments.sentinels) if arguments.sentinels else None
+    if arguments.prompts or arguments.messages:
+        return read_prompts(arguments.prompts or arguments.messages, raw=arguments.raw, sentinels=sentinels)
+    if arguments.infill:
+        return [with_hole(_read_text(arguments.infill), str(arguments.infill), sentinels)]
+    if arguments.prefix is not None:
+        parts = (_utf8(arguments.prefix, "--prefix"), _utf8(arguments.suffix or "", "--suffix"))
+        return [Infilling(*parts, sentinels)]
+    try:
+        text = _utf8(sys.stdin.read() if arguments.prompt is None else arguments.prompt, "--prompt")
+    except UnicodeDecodeError as error:
+        raise MftcoderError(f"--prompt: is not UTF-8 text: {error}.") from None
+    if not text:
+        raise MftcoderError("--prompt: is empty. Give some text, or write it to standard input.")
+    return [text] if arguments.raw else [question(text, "--prompt", arguments.system)]
 
-    return [parse_messages(record, where) for where, record in read_file(arguments.messages)]
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MftcoderError(f"{path}: cannot be read as UTF-8 text: {error}.") from error
+
+
+def _utf8(text: str, option: str) -> str:
+    """``text``; an argument that is not UTF-8 fails here."""
+    try:
+        text.encode()
+    except UnicodeError as error:
+        raise MftcoderError(f"{option}: is not UTF-8 text: {error}.") from None
+    return text
+
+
+def _print_piece(piece: str) -> None:
+    print(piece, end="", flush=True)
 
 
 def _show(arguments: Namespace, content: Any, table: Any) -> None:

@@ -37,6 +37,8 @@ CODE_LLAMA = ("▁<PRE>", "▁<SUF>", "▁<MID>")
 SANTACODER = ("<fim-prefix>", "<fim-suffix>", "<fim-middle>")
 GLM = ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>")  # GLM-4, CodeGeeX4
 SENTINELS = (STARCODER, QWEN_CODER, DEEPSEEK, CODE_LLAMA, SANTACODER, GLM)
+# With what models end an inserted text besides eos: Code Llama, StarCoder2, Qwen2.5-Coder.
+ENDS = ("▁<EOT>", "<file_sep>", "<|file_sep|>", "<|fim_pad|>")
 _GUARD = "☺"  # Llama's tokenizers put a space before a text: with this before it, the text itself gets none
 
 
@@ -74,6 +76,26 @@ def sentinel_ids(fim: Fim, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int
         f"fim: the tokenizer lacks the tokens it needs ({sought}). Name the model's own in fim.sentinels "
         "(before prefix, suffix, middle), or take out fim."
     )
+
+
+def infilling_ids(
+    prefix: str, suffix: str, sentinels: tuple[int, int, int], tokenizer: PreTrainedTokenizerFast
+) -> NDArray[np.int32]:
+    """The ids [L] after which a model writes what is missing between the two texts: those of a document, prefix first.
+
+    What spells out a control token is ordinary text.
+    """
+    pre, suf, mid = (np.array([number], np.int32) for number in sentinels)
+    control = control_tokens(tokenizer)
+    texts = [prefix, suffix]
+    before, after = _inner_ids(["prefix", "suffix"], texts, [control.are_in(text) for text in texts], tokenizer)
+    return np.concatenate([_beginning(tokenizer), pre, before, suf, after, mid])
+
+
+def infilling_stops(sentinels: tuple[int, int, int], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens that end an inserted text, besides eos: the sentinels, and what the tokenizer has of ``ENDS``."""
+    known = (tokenizer.backend_tokenizer.token_to_id(name) for name in ENDS)
+    return [*sentinels, *(number for number in known if number is not None)]
 
 
 def rearranged(
