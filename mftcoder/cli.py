@@ -427,11 +427,13 @@ def _check_generate(arguments: Namespace) -> None:
 
 def _prompts(arguments: Namespace) -> list[Any]:
     """Conversations, texts with a hole, or with --raw strings."""
-    from mftcoder.evaluation.prompts import Infilling, question, read_prompts, with_hole
+    from mftcoder.evaluation.prompts import Infilling, question, read_conversations, read_prompts, with_hole
 
     sentinels = tuple(arguments.sentinels) if arguments.sentinels else None
-    if arguments.prompts or arguments.messages:
-        return read_prompts(arguments.prompts or arguments.messages, raw=arguments.raw, sentinels=sentinels)
+    if arguments.prompts:
+        return read_prompts(arguments.prompts, raw=arguments.raw, sentinels=sentinels)
+    if arguments.messages:
+        return read_conversations(arguments.messages)
     if arguments.infill:
         return [with_hole(_read_text(arguments.infill), str(arguments.infill), sentinels)]
     if arguments.prefix is not None:

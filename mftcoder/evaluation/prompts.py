@@ -46,6 +46,11 @@ def with_hole(text: str, where: str, sentinels: tuple[str, ...] | None = None) -
     return Infilling(parts[0], parts[1], sentinels)
 
 
+def read_conversations(path: Path) -> list[Prompt]:
+    """The conversations of a file, one a line."""
+    return [parse_messages(record, where) for where, record in read_file(path)]
+
+
 def read_prompts(path: Path, *, raw: bool = False, sentinels: tuple[str, ...] | None = None) -> list[Prompt]:
     """The prompts of a file, one record a line: "messages", "prefix" and "suffix", or "prompt".
 
