@@ -55,6 +55,7 @@ def _data_commands(add: AddCommand) -> None:
     ways = construct.add_subparsers(title="ways", dest="way", required=True, metavar="WAY")
     _from_source(ways)
     _construct_run(ways)
+    _construct_verify(ways)
     _construct_topics(ways)
 
     tokenize = add("tokenize", "turn task files into packed shards", "mftcoder tokenize configs/sft-mixed.json")
@@ -144,9 +145,34 @@ def _construct_run(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     _set(parser, "endpoint.model=my-model")
     parser.add_argument("--retry-failed", action="store_true", help="ask again what failed in an earlier run")
+    _allow_execution(parser)
     parser.add_argument("--preview", type=_positive, metavar="N", help="also show N samples, from all over the file")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the preview (20 samples) as a page instead")
     _json(parser, "print the manifest as JSON")
+
+
+def _construct_verify(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "keep the samples of a task file whose tests pass on their solutions and notice when those are made wrong"
+    parser = ways.add_parser("verify", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+    parser.add_argument("file", type=Path, metavar="TASKFILE", help="records in any format that tokenize reads")
+    _allow_execution(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: TASKFILE with .verified.jsonl at its end")
+    for part in ("solution", "tests"):
+        parser.add_argument(
+            f"--{part}", metavar="FIELD,FIELD…", help=f"fields that together are the {part} (default: found out)"
+        )
+    parser.add_argument("--language", metavar="NAME", help="of all records (default: what their field language says)")
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="programs at the same time (default: one per core)"
+    )
+    _set(parser, "mutants=8")
+    _json(parser, "print the manifest as JSON")
+
+
+def _allow_execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-execution", action="store_true", help="programs that a model wrote may be executed, in a sandbox"
+    )
 
 
 def _construct_topics(ways: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -50,7 +50,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def construct(arguments: Namespace) -> int:
     """Task files, in one of several ways."""
-    return {"from-source": _from_source, "run": _construct_run, "topics": _construct_topics}[arguments.way](arguments)
+    ways = {
+        "from-source": _from_source,
+        "run": _construct_run,
+        "verify": _construct_verify,
+        "topics": _construct_topics,
+    }
+    return ways[arguments.way](arguments)
 
 
 def _from_source(arguments: Namespace) -> int:
@@ -79,7 +85,7 @@ def _construct_run(arguments: Namespace) -> int:
     from mftcoder.construct.pipeline import run
     from mftcoder.construct.yields import table
 
-    manifest = run(config, retry_failed=arguments.retry_failed, tell=_tell)
+    manifest = run(config, retry_failed=arguments.retry_failed, allow_execution=arguments.allow_execution, tell=_tell)
     _show(arguments, manifest, table(manifest))
     if arguments.html or (arguments.preview and not arguments.json):
         from mftcoder.construct.preview import chosen, show, write_preview
@@ -89,6 +95,31 @@ def _construct_run(arguments: Namespace) -> int:
             _tell(f"wrote {write_preview(config, manifest, samples, arguments.html)}")
         else:
             show(samples, _console(), color=sys.stdout.isatty())
+    return 0
+
+
+def _construct_verify(arguments: Namespace) -> int:
+    from mftcoder.construct.settings import execute_settings
+
+    settings = execute_settings(arguments.overrides)
+    if bool(arguments.solution) != bool(arguments.tests):
+        raise MftcoderError("--solution and --tests: name the fields of both, or of neither.")
+    from mftcoder.construct.verify_file import Fields, table, verify_file
+
+    fields = arguments.solution and Fields(*(tuple(f.split(",")) for f in (arguments.solution, arguments.tests)))
+    stem = arguments.file.name.split(".", 1)[0]
+    out = arguments.out or arguments.file.with_name(f"{stem}.verified.jsonl")
+    manifest = verify_file(
+        arguments.file,
+        out,
+        settings,
+        allowed=arguments.allow_execution,
+        fields=fields,
+        language=arguments.language,
+        workers=arguments.workers,
+    )
+    _show(arguments, manifest, table(manifest))
+    _tell(f"wrote {out}")
     return 0
 
 

@@ -47,7 +47,7 @@ def settings(config: type[BaseModel] = Config) -> tuple[Setting, ...]:
     """Every key of every section, once, sections in the order of the schema."""
     schema = config.model_json_schema()
     found: dict[tuple[str, str | None, str], Setting] = {}
-    for setting in _walk(schema, schema["$defs"], section=""):
+    for setting in _walk(schema, schema.get("$defs", {}), section=""):
         found.setdefault((setting.section, setting.variant, setting.key), setting)
     return tuple(found.values())
 

@@ -30,7 +30,7 @@ from mftcoder.construct.quality import filter_stage
 from mftcoder.construct.repetition import Sketchbook
 from mftcoder.construct.samples import Sample, Stage, Verdict
 from mftcoder.construct.settings import ConstructConfig
-from mftcoder.construct.verification import verify_stage
+from mftcoder.construct.verification import sandbox_for, verify_stage
 from mftcoder.data.records import parse_messages
 from mftcoder.errors import MftcoderError, RunError
 from mftcoder.locks import locked
@@ -39,19 +39,32 @@ _SAMPLES_PER_MESSAGE = 500
 _AT_ONCE = max(2, os.cpu_count() or 1)  # samples that are verified together
 
 
-def run(config: ConstructConfig, *, retry_failed: bool = False, tell: Callable[[str], None] = print) -> dict[str, Any]:
+def run(
+    config: ConstructConfig,
+    *,
+    retry_failed: bool = False,
+    allow_execution: bool = False,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
     """Makes the task file of ``config``; returns the manifest.
 
     The same config and the same recorded answers give the same bytes. ``retry_failed``: ask again what failed for good.
+    ``allow_execution``: programs of the model may be executed, in a sandbox.
 
     Raises MftcoderError for a config that names what is not there, RunError where the endpoint is down or no sample
     is left.
     """
     out = Path(config.out)
-    with locked(out / f".{config.task}.lock", f"it makes {config.task}", tell):
+    with (
+        sandbox_for(config.verify, allowed=allow_execution, workers=_AT_ONCE) as sandbox,
+        locked(out / f".{config.task}.lock", f"it makes {config.task}", tell),
+    ):
+        stages = {"filter": filter_stage(config.quality)}
+        if config.verify:
+            stages["verify"] = verify_stage(config.verify, sandbox)
         answers = Answers(out / f"{config.task}.answers", retry_failed=retry_failed)
         try:
-            return asyncio.run(_run(config, answers, tell))
+            return asyncio.run(_run(config, stages, answers, tell))
         finally:
             answers.close()
 
@@ -61,7 +74,9 @@ def manifest_path(out: Path, task: str) -> Path:
     return out / f"{task}.manifest"
 
 
-async def _run(config: ConstructConfig, answers: Answers, tell: Callable[[str], None]) -> dict[str, Any]:
+async def _run(
+    config: ConstructConfig, stages: dict[str, Stage], answers: Answers, tell: Callable[[str], None]
+) -> dict[str, Any]:
     settings = config.generator
     prompts = Prompts(settings.type, settings.prompts, tuple(f"axis-{axis}" for axis in getattr(settings, "axes", ())))
     generated = Tally()
@@ -71,7 +86,7 @@ async def _run(config: ConstructConfig, answers: Answers, tell: Callable[[str], 
         samples = GENERATORS[settings.type](settings, work)
         with task_files(Path(config.out), [config.task]) as files:
             file = files[config.task]
-            number = await _write(config, samples, work, file, tell)
+            number = await _write(config, samples, stages, work, file, tell)
             asker.record_failures()
             manifest = _manifest(config, work, asker, number)
             if number == 0:
@@ -86,14 +101,16 @@ async def _run(config: ConstructConfig, answers: Answers, tell: Callable[[str], 
 
 
 async def _write(
-    config: ConstructConfig, samples: AsyncIterator[Sample], work: Work, file: TaskFile, tell: Callable[[str], None]
+    config: ConstructConfig,
+    samples: AsyncIterator[Sample],
+    stages: dict[str, Stage],
+    work: Work,
+    file: TaskFile,
+    tell: Callable[[str], None],
 ) -> int:
     """Writes what passes all steps into ``file``; returns how many samples that are."""
     book = Sketchbook(config.deduplicate, config.decontaminate)
     model = model_name(config.endpoint)
-    stages = {"filter": filter_stage(config.quality)}
-    if config.verify:
-        stages["verify"] = verify_stage(config.verify)
     passed = 0
     async for sample in _passing(samples, stages, work):
         record = _record(sample, config, work.prompts, model)

@@ -27,6 +27,7 @@ _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); from mftcoder.sandbox.launcher import main; main(int(sys.argv[2]))"
 )
 _PATIENCE = 120.0  # seconds beyond the limit in which a launcher must answer, however busy the machine is
+_GOODBYE = 5.0  # seconds for a launcher to end when its socket is closed
 _REMEDY = (
     "Install bubblewrap, or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
     "kernel.apparmor_restrict_unprivileged_userns; in a container, seccomp and systempaths unconfined), or leave out "
@@ -149,8 +150,11 @@ class _Launcher:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(_GOODBYE)  # by itself, so that its processor time is known
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _preferred() -> list[str]:

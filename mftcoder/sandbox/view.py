@@ -51,8 +51,9 @@ def view(folders: Iterable[Path], search: Iterable[Path] = ()) -> dict[str, Any]
         real = _harmless(folder)
         if not any(real.is_relative_to(path) for path in shown):
             shown.append(str(real))
+    links = [link for link in links if not any(Path(path).is_relative_to(link[0]) for path in shown)]
     programs = dict.fromkeys([*map(str, search), "/usr/local/bin", "/usr/bin", "/bin"])
-    environment = {"PATH": ":".join(programs), "HOME": WORK, "TMPDIR": "/tmp", "LANG": "C.UTF-8", "TZ": "UTC"}
+    environment = {"PATH": ":".join(programs), "HOME": WORK, "TMPDIR": TEMPORARY, "LANG": "C.UTF-8", "TZ": "UTC"}
     return {"shown": shown, "links": links, "files": _FILES, "environment": environment}
 
 

@@ -6,7 +6,7 @@ is kept of its answers.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -16,7 +16,7 @@ from mftcoder.config.load import apply_override, read_json
 from mftcoder.config.schema import NonEmpty, Section, TaskName
 from mftcoder.construct.settings.endpoint import Budget, EndpointSettings, Request
 from mftcoder.construct.settings.generators import Generator, Transform
-from mftcoder.construct.settings.samples import Decontaminate, Deduplicate, Quality, Verification
+from mftcoder.construct.settings.samples import Decontaminate, Deduplicate, ExecuteVerification, Quality, Verification
 from mftcoder.errors import MftcoderError
 
 
@@ -53,6 +53,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> ConstructConfig:
     if found:
         raise MftcoderError("\n".join(f"{path}: {problem}" for problem in found))
     return config
+
+
+def execute_settings(overrides: Sequence[str]) -> ExecuteVerification:
+    """The section ``verify`` of type ``execute``, with ``overrides`` such as ``mutants=8``. Raises MftcoderError."""
+    raw: dict[str, Any] = {"type": "execute"}
+    for override in overrides:
+        apply_override(raw, override)
+    try:
+        return ExecuteVerification.model_validate(raw)
+    except ValidationError as error:
+        found = problems.of_schema(error, raw, settings(ExecuteVerification))
+        raise MftcoderError("\n".join(f"--set: {problem}" for problem in found)) from None
 
 
 def _contradictions(config: ConstructConfig) -> Iterator[str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mftcoder.config.schema import BenchmarkFiles, Fraction, PositiveFloat, PositiveInt, Section
+from mftcoder.config.schema import BenchmarkFiles, Fraction, NonEmpty, PositiveFloat, PositiveInt, Section
 
 Language = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
 
@@ -37,7 +37,25 @@ class ParseVerification(Section):
     type: Literal["parse"]
 
 
-Verification = Annotated[ParseVerification, Field(discriminator="type")]
+class ExecuteVerification(Section):
+    """Solutions and their tests are executed in a sandbox; needs `--allow-execution`. Samples without tests fail."""
+
+    type: Literal["execute"]
+    mutants: Annotated[int, Field(ge=0, le=100)] = Field(
+        4, description="Solutions made wrong in one place, of which the tests must notice one; 0: no such test."
+    )
+    unverifiable: Literal["drop", "keep"] = Field(
+        "drop", description="Samples in a language, or with modules, that this machine does not have."
+    )
+    cpu_seconds: PositiveFloat = Field(10.0, description="Processor time of a solution with its tests, compiling too.")
+    wall_seconds: PositiveFloat = Field(60.0, description="Time of the same on the clock, however busy the machine.")
+    memory_mib: PositiveInt = Field(1024, description="Memory of the same, in MiB.")
+    modules: dict[Literal["python", "javascript", "java", "cpp"], NonEmpty] = Field(
+        {}, description="Folders with modules that programs may import, by language, such as a `node_modules`."
+    )
+
+
+Verification = Annotated[ParseVerification | ExecuteVerification, Field(discriminator="type")]
 
 
 class Deduplicate(Section):
