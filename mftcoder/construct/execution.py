@@ -16,6 +16,7 @@ from mftcoder.sandbox.sandbox import Sandbox
 
 _NO_MODULE = ("ModuleNotFoundError: No module named", "Error: Cannot find module", "error: package ", "fatal error: ")
 _LIMITS = {"time": "over time", "memory": "over memory", "output": "too much output", "files": "too many files"}
+_TOLD = 300  # characters
 _MOST_TRIED = 5  # times as many mutants as are asked for: some do not compile
 
 
@@ -64,7 +65,7 @@ def prove(case: Case, settings: ExecuteVerification, sandbox: Sandbox) -> Proof:
         return Proof("no tests", {})
     outcome = _run(case, case.solution, settings, sandbox)
     if reason := _reason(outcome):
-        return Proof(reason, {"stderr": outcome.stderr[-300:]}, unverifiable=reason == "module not there")
+        return Proof(reason, {"stderr": _told(outcome.stderr)}, unverifiable=reason == "module not there")
     if not settings.mutants:
         return Proof("", {"language": language})
     return _tried(case, language, settings, sandbox)
@@ -76,7 +77,7 @@ def _tried(case: Case, language: str, settings: ExecuteVerification, sandbox: Sa
     tried = 0
     for kind, code in candidates[: settings.mutants * _MOST_TRIED]:
         outcome = _run(case, code, settings, sandbox)
-        if outcome.exit_code == NOT_COMPILED:
+        if _no_program(outcome):
             continue
         tried += 1
         if not outcome.ok:
@@ -108,4 +109,14 @@ def _reason(outcome: Outcome) -> str:
         return _LIMITS[outcome.reason]
     if any(text in outcome.stderr for text in _NO_MODULE):
         return "module not there"
-    return "does not compile" if outcome.exit_code == NOT_COMPILED else "fails its tests"
+    return "does not compile" if _no_program(outcome) else "fails its tests"
+
+
+def _no_program(outcome: Outcome) -> bool:
+    """Whether a compiler, or node, found fault before anything was run."""
+    return outcome.exit_code == NOT_COMPILED or (outcome.exit_code == 1 and "\nSyntaxError: " in outcome.stderr)
+
+
+def _told(text: str) -> str:
+    """Of error output, where it begins and where it ends: languages differ in where they say what it was."""
+    return text if len(text) <= 2 * _TOLD else f"{text[:_TOLD]} … {text[-_TOLD:]}"

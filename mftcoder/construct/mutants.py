@@ -122,7 +122,7 @@ def _of_tokens(language: str, code: str) -> Iterator[Mutant]:
 
     def found(pattern: str) -> Iterator[re.Match[str]]:
         for match in re.finditer(pattern, code):
-            if not any(start < match.end() and match.start() < end for start, end in quiet):
+            if not any(start <= match.start() < end for start, end in quiet):
                 yield match
 
     end = r"[ \t]*$" if language == "go" else ";"

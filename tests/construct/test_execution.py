@@ -68,7 +68,7 @@ def test_good_wrong_and_empty_tests_of_each_language(sandbox, language):
         ("def f(x): return x", "", "no tests"),
         ("def f(x): return x", "while True: pass", "over time"),
         ("def f(x): return x", "print('x' * 2_000_000)", "too much output"),
-        ("def f(x): return x", "assert f(1) ==", "fails its tests"),
+        ("def f(x): return x", "assert f(1) ==", "does not compile"),
         ("import no_such_module", "assert True", "module not there"),
         ("f = g = print", "f(1)", "no mutant"),
         ("def f(x): return 2 * x", "import sys\nif f(1) != 2: sys.exit(1)", ""),
@@ -98,6 +98,15 @@ def test_the_same_case_gives_the_same_proof(sandbox):
         "python", "def f(x):\n    y = x + 1\n    if y > 3:\n        return y * 2\n    return y", "assert f(5) == 12"
     )
     assert prove(case, SETTINGS, sandbox) == prove(case, SETTINGS, sandbox)
+
+
+def test_mutants_that_node_cannot_parse_do_not_count(sandbox):
+    if missing("javascript"):
+        pytest.skip("there is no node")
+    solution = "function f(x) { if (x) return 1; else return 1; }"  # a return before an else is the only kind
+    proof = prove(Case("javascript", solution, "f(0);"), SETTINGS.model_copy(update={"mutants": 1}), sandbox)
+    assert proof.reason == "tests notice no mutant"
+    assert reason(Case("javascript", "function f(x) {", "f(0);"), sandbox) == "does not compile"
 
 
 def test_mutants_are_made_only_where_they_are_asked_for(sandbox):

@@ -69,6 +69,7 @@ def test_other_languages_are_made_wrong_outside_of_comments_strings_and_types():
     ("language", "code", "instead"),
     [
         ("javascript", "function f(x) { return x + 1; }", "{ return undefined; return x + 1; }"),
+        ("javascript", "const f = x => { return x.at('a'); }", "{ return undefined; return x.at('a'); }"),
         ("cpp", "bool f(int x) { return x > 1; }", "{ return !(x > 1); }"),
         ("go", "func f(x int) int {\n\treturn x\n}", "{\n\treturn (x) + 1\n}"),
     ],
