@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group
@@ -15,8 +16,8 @@ from mftcoder.losses.weighting import TaskLosses
 
 WINDOW = 64  # steps in which a task was present, for its usual level
 FEWEST = 20  # before that nothing counts as a spike
-DEVIATIONS = 8.0  # robust standard deviations above the median …
-RATIO = 1.3  # … and times the median
+DEVIATIONS = 6.0  # robust standard deviations above the usual level …
+RATIO = 1.3  # … and times that level
 PER_STANDARD_DEVIATION = 1.4826  # of a normal distribution, by its median absolute deviation
 STEPS_BETWEEN_WARNINGS = 20  # to look at the samples costs a forward pass
 NUM_SAMPLES = 5
@@ -28,11 +29,11 @@ class Spike:
 
     task: int
     loss: float
-    usual: float  # the median of the last steps
+    usual: float  # what the last steps lead to expect
 
 
 class SpikeWatch:
-    """Knows the usual level of each task's loss: median and median absolute deviation, which spikes hardly move."""
+    """Knows the usual level of each task's loss, and how far it scatters, by medians, which spikes hardly move."""
 
     def __init__(self, num_tasks: int) -> None:
         self._recent: list[deque[float]] = [deque(maxlen=WINDOW) for _ in range(num_tasks)]
@@ -46,8 +47,7 @@ class SpikeWatch:
             if not losses.present[task] or not np.isfinite(loss):
                 continue
             if len(recent) >= FEWEST:
-                usual = float(np.median(recent))
-                spread = PER_STANDARD_DEVIATION * float(np.median(np.abs(np.array(recent) - usual)))
+                usual, spread = _level(np.array(recent))
                 if loss > max(usual + DEVIATIONS * spread, RATIO * usual):
                     spikes.append(Spike(task, loss, usual))
             recent.append(loss)
@@ -64,6 +64,21 @@ class SpikeWatch:
         """Take back what ``state_dict`` gave."""
         self._recent = [deque(recent, maxlen=WINDOW) for recent in state["recent"]]
         self._warned_at = state["warned_at"]
+
+
+def _level(recent: NDArray[np.float64]) -> tuple[float, float]:
+    """The loss to expect next, and the standard deviation around it, of a loss that stays or falls.
+
+    Around Tukey's resistant line, through the medians of the first and the last third: around a constant, a falling
+    loss would scatter so much that no sample could stand out of it.
+    """
+    third, steps = len(recent) // 3, np.arange(len(recent))
+    first, last = np.median(recent[:third]), np.median(recent[-third:])
+    slope = min(0.0, float(last - first) / (len(recent) - third))
+    apart = recent - slope * steps
+    middle = float(np.median(apart))
+    spread = PER_STANDARD_DEVIATION * float(np.median(np.abs(apart - middle)))
+    return max(0.0, middle + slope * len(recent)), spread
 
 
 @torch.no_grad()

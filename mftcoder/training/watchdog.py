@@ -212,7 +212,7 @@ class Watchdog:
         error = RunError(f"{what} The last checkpoint is intact: --resume goes on from there.")
         gone = {pulse.rank for pulse in missing}
         first = next(rank for rank in range(self._group.size) if rank not in gone)
-        return error if self._group.rank == first and not failed else ReportedByMain(error)
+        return error if self._group.rank == first else ReportedByMain(error)
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

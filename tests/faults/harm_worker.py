@@ -6,6 +6,7 @@ torchrun … harm_worker.py HARM RANK STEP CONFIG
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -31,7 +32,24 @@ def fail(engine: DeepSpeedEngine) -> None:
     raise OSError(5, "Input/output error", "/data/shard.arrow")
 
 
-HARMS: dict[str, Callable[[DeepSpeedEngine], None]] = {"hang": hang, "flip": flip, "fail": fail}
+def spoil(engine: DeepSpeedEngine, value: float) -> None:
+    """The losses of the next forward pass of this rank are ``value``."""
+
+    def spoiled(_: object, __: object, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        handle.remove()
+        print(f"a loss of {value}", flush=True)
+        return outputs[0] + value, outputs[1] + value, *outputs[2:]
+
+    handle = engine.model.register_forward_hook(spoiled)
+
+
+HARMS: dict[str, Callable[[DeepSpeedEngine], None]] = {
+    "hang": hang,
+    "flip": flip,
+    "fail": fail,
+    "nan": partial(spoil, value=float("nan")),
+    "inf": partial(spoil, value=float("inf")),
+}
 
 
 def harm_after(step: int, harm: Callable[[DeepSpeedEngine], None]) -> None:

@@ -1,4 +1,4 @@
-"""Losses that are not finite because of one sample: the run goes on, and the sample is named."""
+"""Losses that jump or are not finite, because of one sample or one rank: the run goes on, and it is named."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from end_to_end_project import succeed
+from test_lost_ranks import harmed
 from tiny import VOCABULARY
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -32,6 +33,11 @@ def with_record(project: dict, folder: Path, question: str, answer: str) -> dict
         "logging__report_to": [],
         "logging__logging_steps": 1,
     }
+
+
+def train_lines(output_dir: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (output_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
 
 
 def named_sample(output: str, shards: Path) -> str:
@@ -62,3 +68,30 @@ def test_a_sample_that_makes_the_loss_not_finite_costs_its_steps_and_is_named(ra
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["skipped"] for line in lines if line["kind"] == "train") == 2
     assert lines[-1]["kind"] == "stop"
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_on_one_rank_skips_the_step_on_all(value, stage, long_run, tmp_path):
+    changes = {"training__agreement_steps": 1, "training__max_steps": 12, "logging__logging_steps": 1}
+    config = long_run("run", **changes, deepspeed={"zero_optimization": {"stage": stage}})
+    with harmed(value, 1, config, tmp_path / "log") as run:
+        assert run.end() == 0, run.output
+        assert f"a loss of {value}\n" in run.output
+        assert "step 7: the loss of " in run.output
+        assert run.output.count("is not finite; the step was skipped") == 1
+    lines = train_lines(tmp_path / "run")
+    assert [line["step"] for line in lines if line["skipped"]] == [7]
+    assert all(line["loss"] is not None for line in lines[7:])
+
+
+def test_one_odd_record_raises_a_warning_with_its_number(project, write_config, tmp_path):
+    changes = with_record(project, tmp_path, "1 + 2", "q[)zk~Q{w^pX#vJ;b@" * 2)
+    output = succeed("train", write_config("run", **changes, training__num_train_epochs=10))
+    assert "the loss of add jumped to " in output
+    assert "q[)zk" in named_sample(output, tmp_path / "shards")
+
+
+def test_no_odd_record_raises_no_warning(project, write_config, tmp_path):
+    changes = with_record(project, tmp_path, "1 + 2", "3")
+    assert " jumped to " not in succeed("train", write_config("run", **changes, training__num_train_epochs=10))

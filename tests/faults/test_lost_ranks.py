@@ -70,11 +70,15 @@ def test_a_rank_that_is_stopped_is_named_and_ended(launcher, rank, long_run, tmp
 
 
 @pytest.mark.long
-def test_an_error_of_one_rank_is_told_once_and_ends_the_others(long_run, tmp_path):
-    with harmed("fail", 1, long_run("run"), tmp_path / "log") as run:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_rank_is_told_by_it_and_by_the_first_other_with_its_name(rank, long_run, tmp_path):
+    with harmed("fail", rank, long_run("run"), tmp_path / "log", ranks=3) as run:
         assert run.end() != 0
-        assert run.output.count("mftcoder train: ") == 1
-        assert "mftcoder train: /data/shard.arrow: Input/output error" in run.output
+        told = [line for line in run.output.splitlines() if line.startswith("mftcoder train: ")]
+        assert "mftcoder train: /data/shard.arrow: Input/output error" in told
+        (other,) = set(told) - {"mftcoder train: /data/shard.arrow: Input/output error"}
+        assert other.startswith(f"mftcoder train: rank {rank} (")
+        assert "has failed: OSError: [Errno 5] Input/output error" in other
 
 
 @pytest.mark.long

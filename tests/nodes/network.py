@@ -95,7 +95,8 @@ def _command_line(pid: str) -> bytes:
 
 
 def _launches(pid: str) -> bool:
-    return any(name in _command_line(pid) for name in (b"torchrun", b"deepspeed", b"ranks.sh"))
+    words = [word.rpartition(b"/")[2] for word in _command_line(pid).split(b"\0")]  # a path may hold any of the names
+    return any(word.startswith((b"torchrun", b"deepspeed", b"ranks.sh")) for word in words)
 
 
 @contextmanager

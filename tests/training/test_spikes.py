@@ -42,6 +42,14 @@ def test_neither_noise_nor_a_falling_loss_is_a_spike(seed, noise):
         assert watch.observe(step, losses(1 + 6 * np.exp(-step / 50) + 0.03 * shape)) == []
 
 
+def test_a_loss_that_falls_does_not_hide_a_jump():
+    watch, draw = SpikeWatch(1), np.random.default_rng(0)
+    for step in range(60):
+        assert watch.observe(step, losses(6 - 0.08 * step + 0.1 * draw.normal())) == []
+    (spike,) = watch.observe(60, losses(3.0))  # below what it was thirty steps before
+    assert spike.usual == pytest.approx(6 - 0.08 * 60, abs=0.2)
+
+
 def test_too_few_steps_absence_and_what_is_not_finite_tell_nothing():
     watch = SpikeWatch(2)
     for step in range(FEWEST - 1):
