@@ -30,11 +30,21 @@ CASES = {  # name -> ranks, ZeRO stage, LoRA, saves
     "two ranks, stage 2, LoRA, mid-epoch": (2, 2, LORA, {"training__save_steps": 4}),
     "two ranks that share rows, stage 3, full": (2, 3, None, {"training__save_steps": 4} | SHARED_ROWS),
 }
+NF4 = {"training__save_steps": 4, "model__quantization": {"type": "nf4"}}
+LONG_CASES = {
+    "two ranks, stage 1, full, mid-epoch": (2, 1, None, {"training__save_steps": 4}),
+    "two ranks, stage 1, LoRA, at an epoch's edge": (2, 1, LORA, EPOCH),
+    "two ranks, stage 3, full, mid-epoch": (2, 3, None, {"training__save_steps": 4}),
+    "two ranks, stage 3, LoRA, at an epoch's edge": (2, 3, LORA, EPOCH),
+    "one rank, stage 0, QLoRA": (1, 0, LORA, NF4),
+    "two ranks, stage 2, QLoRA": (2, 2, LORA, NF4),
+    "two ranks, stage 3, QLoRA": (2, 3, LORA, NF4),
+}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.long) for case in LONG_CASES)])
 def test_kill_and_resume_equals_never_killed_bitwise(case, write_config, tmp_path):
-    ranks, stage, lora, saves = CASES[case]
+    ranks, stage, lora, saves = (CASES | LONG_CASES)[case]
     changes = {
         "model__lora": lora,
         "deepspeed": {"zero_optimization": {"stage": stage}},
