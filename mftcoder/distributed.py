@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mftcoder.errors import MftcoderError, ReportedByMain, RunError
+from mftcoder.errors import MftcoderError, ReportedByMain, RunError, StopNow
 
 T = TypeVar("T")
 
@@ -113,10 +113,10 @@ class Group:
         if self.is_main:
             try:
                 outcome[0] = action()
-            except MftcoderError as error:
+            except (MftcoderError, StopNow) as error:
                 if self.size == 1:
                     raise
-                outcome[1] = error
+                outcome[1] = error.error if isinstance(error, StopNow) else error
         if self.size > 1:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:

@@ -21,6 +21,18 @@ class StoppedError(RunError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h; INTERRUPTED after Ctrl-C
 
 
+class StopNow(BaseException):
+    """SIGTERM before the first step, on its way out: not to be taken for a failure of what it interrupts.
+
+    Attributes:
+        error: what it becomes once it is out.
+    """
+
+    def __init__(self, error: StoppedError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class ReportedByMain(MftcoderError):  # noqa: N818 - it says where the error is, not what
     """An error of rank 0 on another rank: it ends this process too, but only rank 0 prints it."""
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from signal import SIGINT, SIGTERM, SIGUSR1, Signals
 from types import FrameType
 
-from mftcoder.errors import INTERRUPTED, StoppedError
+from mftcoder.errors import INTERRUPTED, StopNow, StoppedError
 
 KINDS = (SIGTERM, SIGINT, SIGUSR1)
 SECONDS_OF_ONE_KEY = 1.0  # a launcher passes on the Ctrl-C that its ranks have got from the terminal already
@@ -83,6 +83,8 @@ class Requests:
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         try:
             yield self
+        except StopNow as stop:
+            raise stop.error from None
         finally:
             signal.set_wakeup_fd(wakeup)
             ending = self._asked[SIGTERM] or self._asked[SIGINT]
@@ -122,7 +124,9 @@ class Requests:
         elif number == SIGINT:
             raise KeyboardInterrupt
         elif number == SIGTERM and not self._over:
-            raise stopped(SIGTERM, "stopped before the first step. The same command with --resume starts anew.")
+            raise StopNow(
+                stopped(SIGTERM, "stopped before the first step. The same command with --resume starts anew.")
+            )
 
 
 AND_THEN = {SIGTERM: ", then stopping", SIGINT: ", then stopping; Ctrl-C again stops at once", SIGUSR1: ""}

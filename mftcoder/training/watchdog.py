@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch.distributed as dist
 
 from mftcoder.distributed import Group
-from mftcoder.errors import MftcoderError, ReportedByMain, RunError, StoppedError
+from mftcoder.errors import MftcoderError, ReportedByMain, RunError, StopNow, StoppedError
 from mftcoder.training.launcher import Launcher, is_alive
 from mftcoder.training.pulse import Exchange, Pulse, Seen, bytes_moved, host, is_waiting, names, who_is_missing
 
@@ -67,7 +67,7 @@ class Watchdog:
         self._exchange.start()
         try:
             yield self
-        except (StoppedError, ReportedByMain):
+        except (StoppedError, StopNow, ReportedByMain):
             raise
         except BaseException as error:
             if not self._exchange.is_alone:
