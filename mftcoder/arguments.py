@@ -237,6 +237,7 @@ def _model_commands(add: AddCommand) -> None:
 
     _generate(add)
     _chat(add)
+    _serve(add)
     export = add(
         "export",
         "write a run as a Hugging Face folder, and push it to the hub",
@@ -334,6 +335,23 @@ def _chat(add: AddCommand) -> None:
     chat.add_argument("model", metavar="MODEL", help=ANY_MODEL)
     chat.add_argument("--system", metavar="TEXT", help="what the system message says (default: there is none)")
     _sampling(chat)
+
+
+def _serve(add: AddCommand) -> None:
+    serve = add(
+        "serve",
+        "answer clients of OpenAI's API on this machine",
+        "mftcoder serve runs/code --port 8000\n"
+        "  OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_MODEL=code mftcoder construct run a.json",
+    )
+    serve.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    serve.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine alone)"
+    )
+    serve.add_argument("--port", type=_port, default=8000, metavar="N", help="default: 8000; 0: any that is free")
+    serve.add_argument(
+        "--name", dest="model_name", metavar="TEXT", help="of the model, for clients (default: the end of MODEL)"
+    )
 
 
 def _sampling(parser: argparse.ArgumentParser) -> None:
@@ -458,6 +476,12 @@ def _checkpoint(text: str) -> str:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'must be an integer from 0 on; found "{text}"')
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f'must be an integer from 0 to {2**16 - 1}; found "{text}"')
     return int(text)
 
 

@@ -260,6 +260,21 @@ def chat(arguments: Namespace) -> int:
     return 0
 
 
+def serve(arguments: Namespace) -> int:
+    """The protocol of OpenAI's API, until a signal ends it."""
+    from mftcoder.evaluation.server import serve
+
+    name = arguments.model_name or Path(arguments.model).resolve().name
+    serve(
+        arguments.model,
+        host=arguments.host,
+        port=arguments.port,
+        name=name,
+        ready=lambda url: _tell(f"serving {name} at {url}"),
+    )
+    return 0
+
+
 def export(arguments: Namespace) -> int:
     """A run as a Hugging Face folder, here or on the hub."""
     from mftcoder.export.folder import Options, export
@@ -389,6 +404,7 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": evaluate,
     "generate": generate,
     "chat": chat,
+    "serve": serve,
     "export": export,
     "report": report,
     "compare": compare,

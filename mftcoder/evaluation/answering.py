@@ -110,11 +110,7 @@ def _answers(
     streamer: BaseStreamer | None = None,
 ) -> list[Answer]:
     longest = max(len(question.ids) for question in questions)
-    new_tokens = min(sampling.max_new_tokens, _room(model) - longest)
-    if new_tokens < 1:
-        raise MftcoderError(
-            f"the prompt has {longest} tokens, but the model reads {_room(model)} at most, answer included. Shorten it."
-        )
+    new_tokens = min(sampling.max_new_tokens, room_beside(model, longest))
     stops = list(questions[0].stops)
     padding = (stops or [0])[0]
     ids = np.full((len(questions), longest), padding, np.int64)
@@ -151,6 +147,15 @@ def _settings(model: PreTrainedModel, new_tokens: int, stops: list[int], padding
     for name, value in ours.items():
         setattr(settings, name, value)
     return settings
+
+
+def room_beside(model: PreTrainedModel, prompt_length: int) -> int:
+    """The most tokens of an answer; MftcoderError if the prompt leaves no room for one."""
+    if prompt_length >= (room := _room(model)):
+        raise MftcoderError(
+            f"the prompt has {prompt_length} tokens, but the model reads {room} at most, answer included. Shorten it."
+        )
+    return room - prompt_length
 
 
 def _room(model: PreTrainedModel) -> int:
