@@ -11,7 +11,9 @@ from pathlib import Path
 
 import openai
 import pytest
-from tiny import tiny_llama, tiny_tokenizer
+from tiny import CHATML, tiny_llama
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from mftcoder import cli
 from mftcoder.data.records import Conversation, Message
@@ -152,11 +154,27 @@ def test_a_port_that_is_taken_and_a_missing_package_are_explained(url, base_mode
     assert "pip install 'mftcoder[serve]'" in capsys.readouterr().err
 
 
+def of_printable_text() -> PreTrainedTokenizerFast:
+    """A tokenizer of which any tokens make text; bytes beyond ASCII would not."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = [one for one in pre_tokenizers.ByteLevel.alphabet() if one.isascii() or one in "ĠĊ"]
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|im_start|>", "<|im_end|>"], initial_alphabet=alphabet, vocab_size=120, show_progress=False
+    )
+    tokenizer.train_from_iterator(["def add"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    fast.chat_template = CHATML
+    return fast
+
+
 @pytest.mark.long
-def test_construct_asks_a_served_model(tmp_path, capsys, monkeypatch):
+def test_construct_asks_a_served_model(tmp_path, monkeypatch):
     """Quality is not the point: what a random model answers goes through every step, and the table tells of it."""
-    tiny_llama(max_position_embeddings=8192).save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    tokenizer = of_printable_text()
+    tiny_llama(max_position_embeddings=8192, vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
     functions = [f"def add_{n}(a):\n    return a + {n}\n" for n in range(4)]
     (tmp_path / "code.jsonl").write_text(
         "".join(json.dumps({"code": code, "language": "Python"}) + "\n" for code in functions)
@@ -165,7 +183,7 @@ def test_construct_asks_a_served_model(tmp_path, capsys, monkeypatch):
         "out": str(tmp_path / "made"),
         "task": "explained",
         "generator": {"type": "transform", "transforms": ["explain"], "snippets": str(tmp_path / "code.jsonl")},
-        "request": {"temperature": 1.0, "max_tokens": 400},
+        "request": {"temperature": 1.0, "max_tokens": 2000},
         "quality": {"answer_format": False, "max_repetition": None},
         "deduplicate": None,
     }
@@ -174,10 +192,10 @@ def test_construct_asks_a_served_model(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("OPENAI_MODEL", "tiny")
-    assert cli.main(["construct", "run", str(tmp_path / "config.json"), "--json"]) == 0
-    manifest = json.loads(capsys.readouterr().out)
-    stop(process)
-    print(json.dumps(manifest, indent=1))
+    try:
+        assert cli.main(["construct", "run", str(tmp_path / "config.json")]) == 0
+    finally:
+        stop(process)
     samples = [json.loads(line) for line in (tmp_path / "made" / "explained.jsonl").read_text().splitlines()]
     assert samples
     assert {code.strip() in sample["messages"][0]["content"] for sample in samples for code in functions} == {
