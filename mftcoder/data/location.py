@@ -1,5 +1,6 @@
 """Paths that may lie elsewhere: on this machine, or behind any file system that fsspec knows ("s3://bucket/code")."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +10,25 @@ from upath import UPath
 
 from mftcoder.errors import MftcoderError
 
+# As in https://name:password@host, https://token@host and …?X-Amz-Signature=…
+_PASSWORD = re.compile(r"://[^/]*:[^/]*@|https?://[^/]*@")
+_SIGNED = re.compile(r"[?&][^=&/]*(?:sig|token|key|secret|passw|credential|auth)[^=&/]*=", re.IGNORECASE)
+
 
 def located(path: str | Path) -> Path:
     """The path that ``path`` names: a ``pathlib.Path``, or for a URL what has its methods and opens remote files.
 
-    Raises MftcoderError, naming what to install, if fsspec cannot open such URLs.
+    Raises MftcoderError, naming what to install, if fsspec cannot open such URLs; and without repeating it for one that
+    holds a password or a token, as names of files reach manifests, messages and logs.
     """
     if "://" not in str(path):
         return Path(path)
+    if _PASSWORD.search(str(path)) or _SIGNED.search(str(path)):
+        raise MftcoderError(
+            f"a URL with {str(path).partition('://')[0]}:// holds a password, token or signature, which would stand in "
+            "manifests and logs. Leave it out of the URL, and give it in an environment variable or a config file of "
+            "fsspec, or of the package that opens such URLs."
+        )
     try:
         place: Any = UPath(path)
         local = place.fs.protocol == ("file", "local")

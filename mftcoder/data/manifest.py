@@ -20,6 +20,7 @@ from mftcoder.data.inputs import (
     labelled,
     tokenizer_differences,
 )
+from mftcoder.data.location import is_remote
 from mftcoder.data.sources import held_out_files, source_files
 from mftcoder.errors import MftcoderError
 
@@ -95,7 +96,7 @@ class Manifest(Section):
     def read(cls, folder: Path) -> "Manifest":
         """The manifest of the shards in ``folder``; MftcoderError if it is missing, damaged or of another version."""
         file, remedy = folder / MANIFEST, "Tokenize again with --overwrite."
-        if folder.is_file():
+        if not is_remote(folder) and folder.is_file():  # over HTTP a folder that has a page is told as a file too
             raise MftcoderError(f"{folder}: is a file; shards are a folder. Name the folder that tokenize made.")
         if not file.is_file():
             raise MftcoderError(f"{folder}: holds no {MANIFEST}, so no complete shards. Run mftcoder tokenize.")

@@ -112,17 +112,23 @@ def test_killed_at_any_request_it_goes_on_and_pays_for_nothing_twice(name, gener
         return author(request)
 
     server = serve(script)
-    path = write_config(tmp_path, generator(name), "killed")
+    at_once = 2
+    path = write_config(tmp_path, generator(name), "killed", endpoint={"concurrency": at_once})
     answers = tmp_path / "killed" / "task.answers"
     rng = Random(1)
+    num_recorded = 0
     for _ in range(2):
-        kill_at.append(len(server.requests) + rng.randrange(2, 9))
+        kill_at.append(len(server.requests) + rng.randrange(5, 9))
+        delivered_before = server.answered.total()
         process = subprocess.Popen(
             [sys.executable, "-m", "mftcoder", "construct", "run", str(path)], stderr=subprocess.DEVNULL
         )
         assert process.wait(120) == -signal.SIGKILL
         assert not (tmp_path / "killed" / "task.jsonl").exists()
         whole_lines = answers.read_bytes().rpartition(b"\n")[0].splitlines()
+        delivered, recorded = server.answered.total() - delivered_before, len(whole_lines) - num_recorded
+        assert delivered - recorded <= at_once  # no more is lost than was on its way
+        num_recorded = len(whole_lines)
         recorded_before |= {
             hashlib.sha256(json.dumps(json.loads(line)["request"], sort_keys=True).encode()).hexdigest()
             for line in whole_lines

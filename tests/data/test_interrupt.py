@@ -34,6 +34,7 @@ def test_ctrl_c_ends_with_one_line_and_keeps_what_is_encoded(tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     samples = tmp_path / "run" / "shards.samples"
     end = time.monotonic() + 300

@@ -167,3 +167,26 @@ def test_shards_do_not_depend_on_where_the_task_files_lie(make_config: Callable,
         told: list[str] = []
         prepare(config, tell=told.append)
         assert "exist already and are used as they are" in told[-1]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hush@127.0.0.1/a.jsonl",
+        "https://hush@127.0.0.1/*.jsonl",
+        "s3://id:hush@bucket/a.jsonl",
+        "zip://*.jsonl::sftp://me:hush@127.0.0.1/all.zip",
+        "https://127.0.0.1/a.jsonl?X-Amz-Date=1&X-Amz-Signature=hush",
+        "https://127.0.0.1/a.jsonl?token=hush",
+    ],
+)
+def test_a_url_that_holds_a_secret_is_refused_and_not_repeated(url: str, make_config: Callable) -> None:
+    for read in (lambda: texts(url), lambda: prepare(make_config({"t": []}, shards=url), tell=print)):
+        with pytest.raises(MftcoderError, match="holds a password, token or signature") as caught:
+            read()
+        assert "hush" not in str(caught.value)
+
+
+def test_a_name_that_looks_like_a_secret_is_none(memory: str) -> None:
+    write(located(f"{memory}/me@host:1/token=1.jsonl"), "a")
+    assert texts(f"{memory}/me@host:1/*.jsonl") == texts(f"{memory}/me@host:1/toke?=1.jsonl") == ["a"]
