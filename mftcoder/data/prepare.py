@@ -12,19 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from mftcoder.config.schema import Config, Task
 from mftcoder.data.bad_records import LISTED, Budget, write_list
 from mftcoder.data.chat import load_tokenizer
 from mftcoder.data.encoding import Encoder
 from mftcoder.data.filtering import FILTERED, Filtering
-from mftcoder.data.holdout import SPLITS
-from mftcoder.data.inputs import Inputs, Settings, describe, input_differences
+from mftcoder.data.inputs import Inputs, describe, input_differences
 from mftcoder.data.location import is_remote, located
 from mftcoder.data.making import Tell, look_ahead, make_parts, rare_collections
-from mftcoder.data.manifest import MANIFEST, Manifest, SplitCounts, TaskCounts
-from mftcoder.data.packing import Layout, pack
+from mftcoder.data.manifest import MANIFEST, Manifest
 from mftcoder.data.parts import (
     EncodedPart,
     Maker,
@@ -37,10 +33,11 @@ from mftcoder.data.parts import (
     remove_abandoned,
     remove_parts,
 )
-from mftcoder.data.planning import Plan, plan_all
+from mftcoder.data.planning import plan_all
 from mftcoder.data.records import no_record
-from mftcoder.data.shards import Shards, write_manifest, write_rows
+from mftcoder.data.shards import Shards, write_manifest
 from mftcoder.data.sketches import SketchMaker, TaskSketches, sketch_parts
+from mftcoder.data.writing import write_task
 from mftcoder.errors import MftcoderError
 from mftcoder.locks import locked
 
@@ -87,7 +84,7 @@ def prepare(config: Config, *, tell: Tell, overwrite: bool = False, num_workers:
         sketches, filtering = _sketch(config, inputs, by_task, num_workers, tell)
         plans = plan_all(by_task, counts, inputs.settings, filtering)
         with _written_aside(folder) as aside:
-            tasks = [_write_task(aside, plan, inputs.settings) for plan in plans]
+            tasks = [write_task(aside, plan, inputs.settings) for plan in plans]
             if filtering:
                 write_list(aside / FILTERED, filtering.listed)
             if any(task.bad for task in tasks):
@@ -250,47 +247,3 @@ def _tidy(config: Config, parts: Sequence[EncodedPart], tell: Tell) -> None:
         tell(f"{folder}: {size / 1e6:,.1f} MB of encoded samples, kept to be packed again; remove them at any time")
     elif not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _write_task(folder: Path, plan: Plan, settings: Settings) -> TaskCounts:
-    samples, pieces, held = plan.samples, plan.pieces, plan.held
-    num_split_off = np.arange(len(pieces.sample)) - np.unique(pieces.sample, return_inverse=True)[1]
-    ids = samples.records[pieces.sample] + num_split_off  # every record takes one, a split one as many as its pieces
-    splits = {}
-    for split, members in held.members.items():
-        if not len(members):
-            continue
-        lengths = pieces.lengths[members]
-        layout = pack(lengths, settings.sequence_length, settings.packing, settings.seed, int(split))
-        layout = Layout(members[layout.order], layout.row_starts)
-        files, num_supervised = write_rows(
-            folder, f"{plan.task}/{SPLITS[split]}", samples, pieces, ids, layout, settings.bytes_per_file
-        )
-        num_tokens, num_rows = int(lengths.sum()), len(layout.row_starts) - 1
-        padding_share = 1 - num_tokens / (num_rows * settings.sequence_length)
-        splits[SPLITS[split]] = SplitCounts(
-            samples=len(members),
-            tokens=num_tokens,
-            supervised_tokens=num_supervised,
-            rows=num_rows,
-            median_tokens=float(np.median(lengths)),
-            longest_tokens=int(lengths.max()),
-            length_counts=np.bincount(np.frexp(lengths)[1] - 1).tolist(),
-            padding_share=None if settings.packing == "pad" else padding_share,
-            files=files,
-        )
-    num_records = sum(count.records for count in plan.counts)
-    return TaskCounts(
-        name=plan.task,
-        records=num_records,
-        bad=sum(len(count.bad) for count in plan.counts),
-        samples=num_records + int(num_split_off[-1]),
-        split=plan.fitting["split"],
-        truncated=plan.fitting["truncated"],
-        lost_tokens=plan.fitting["lost_tokens"],
-        dropped=dict(sorted(plan.dropped.items())),
-        noted=dict(sorted(plan.noted.items())),
-        leaked=plan.leaked,
-        shared_probe=held.shared_probe,
-        splits=splits,
-    )
