@@ -23,10 +23,19 @@ def main() -> None:
     with open(config, encoding="utf-8") as file:
         settings = yaml.safe_load(file)
     seconds, num_records, rows = {"trl": rows_of_trl, "llamafactory": rows_of_llamafactory}[peer](settings)
-    print("ROWS " + json.dumps({"seconds": seconds, "records": num_records, **counted(rows)}))
+    print("ROWS " + json.dumps({**seconds, "records": num_records, **counted(rows)}))
 
 
-def rows_of_trl(settings: dict) -> tuple[float, int, Iterator[tuple[int, list, list]]]:
+def spent(since: tuple[float, float] = (0.0, 0.0)) -> dict[str, float]:
+    """Seconds ``since`` an earlier result's values: by the clock, and of the processor, ended children's included."""
+    times = os.times()
+    now = (time.perf_counter(), sum(times[:4]))
+    return {
+        name: then - before for name, then, before in zip(("seconds", "processor_seconds"), now, since, strict=True)
+    }
+
+
+def rows_of_trl(settings: dict) -> tuple[dict[str, float], int, Iterator[tuple[int, list, list]]]:
     """Seconds, records, and (samples, token ids, labels) of each row."""
     import datasets
     import trl
@@ -35,14 +44,14 @@ def rows_of_trl(settings: dict) -> tuple[float, int, Iterator[tuple[int, list, l
     sources = settings.pop("datasets")
     model = AutoModelForCausalLM.from_pretrained(settings.pop("model_name_or_path"), dtype=settings.pop("dtype"))
     config = trl.SFTConfig(**settings)
-    start = time.perf_counter()
+    start = tuple(spent().values())
     records = datasets.concatenate_datasets([datasets.load_dataset(**source) for source in sources])
     rows = trl.SFTTrainer(model, config, train_dataset=records).train_dataset
-    seconds = time.perf_counter() - start
+    seconds = spent(start)
     return seconds, len(records), ((len(row["seq_lengths"]), row["input_ids"], row["labels"]) for row in rows)
 
 
-def rows_of_llamafactory(settings: dict) -> tuple[float, int, Iterator[tuple[int, list, list]]]:
+def rows_of_llamafactory(settings: dict) -> tuple[dict[str, float], int, Iterator[tuple[int, list, list]]]:
     """The same of LLaMA-Factory, which knows a row's samples by their numbers in its attention mask."""
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
@@ -51,9 +60,9 @@ def rows_of_llamafactory(settings: dict) -> tuple[float, int, Iterator[tuple[int
     model, data, training, _, _ = get_train_args(settings)
     loaded = load_tokenizer(model)
     template = get_template_and_fix_tokenizer(loaded["tokenizer"], data)
-    start = time.perf_counter()
+    start = tuple(spent().values())
     rows = get_dataset(template, model, data, training, stage="sft", **loaded)["train_dataset"]
-    seconds = time.perf_counter() - start
+    seconds = spent(start)
     with open(os.path.join(settings["dataset_dir"], "dataset_info.json"), encoding="utf-8") as file:
         sources = [source["file_name"] for source in json.load(file).values()]
     num_records = sum(len(Path(source).read_bytes().splitlines()) for source in sources)
