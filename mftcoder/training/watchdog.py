@@ -207,7 +207,9 @@ class Watchdog:
     def _explained(self, missing: list[Pulse]) -> MftcoderError:
         failed = [pulse for pulse in missing if pulse.error]
         what = (
-            f"{failed[0].name} has failed: {failed[0].error}" if failed else f"{names(missing)}: gone; see its output."
+            f"{failed[0].name} has failed: {(failed[0].error or '').rstrip('.')}."
+            if failed
+            else f"{names(missing)}: gone; see its output."
         )
         error = RunError(f"{what} The last checkpoint is intact: --resume goes on from there.")
         gone = {pulse.rank for pulse in missing}
