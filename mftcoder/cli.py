@@ -3,6 +3,7 @@
 Libraries are imported where they are used, so that ``--help`` and config errors come at once.
 """
 
+import io
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one subcommand. Returns 0: done, 1: failed, 2: the input is at fault, 75 or 130: stopped by a signal."""
     arguments = make_parser().parse_args(argv)
     _quieten_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # data and file names can hold what its encoding cannot write
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = COMMANDS[arguments.name](arguments)
         sys.stdout.flush()
@@ -323,7 +326,7 @@ def simulate(arguments: Namespace) -> int:
     """What a weighting would have made of recorded losses."""
     try:
         weighting = json.loads(arguments.weighting)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MftcoderError(f"--weighting: not JSON: {error}. Give what loss.weighting would hold.") from None
     if not isinstance(weighting, dict):
         raise MftcoderError(f"--weighting: must be a JSON object; found {arguments.weighting}.")
@@ -538,7 +541,7 @@ def _as_json(content: Any) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise MftcoderError(
             f"{path}: cannot be written: {error.strerror}. Name a file in a folder that exists."

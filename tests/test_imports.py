@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mftcoder"
 LAYERS = (
     {"errors"},
-    {"config", "tasks", "distributed", "versions", "environment", "locks", "plugins"},
+    {"config", "tasks", "distributed", "versions", "environment", "locks", "plugins", "json_values"},
     {"data"},
     {"losses"},
     {"models"},

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from mftcoder.config import checks, problems
 from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError
+from mftcoder.json_values import TOO_DEEP, check_values
 from mftcoder.plugins import load_plugins
 
 
@@ -58,6 +59,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise MftcoderError(f"{path}:{error.lineno}:{error.colno}: broken JSON: {error.msg}.") from None
     except ValueError as error:
         raise MftcoderError(f"{path}: {error}") from None
+    except RecursionError:
+        raise MftcoderError(f"{path}: {TOO_DEEP}") from None
+    check_values(value, str(path), names=True)
     if not isinstance(value, dict):
         raise MftcoderError(f"{path}: must hold a JSON object; found {problems.show(value)}.")
     return value
@@ -76,6 +80,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         value = json.loads(text, parse_constant=_refuse_constant)
     except ValueError:
         value = text
+    except RecursionError:
+        raise MftcoderError(f"--set {dotted}: {TOO_DEEP}") from None
+    check_values([parts, value], f"--set {dotted}", names=True)
     node: Any = raw
     for depth, part in enumerate(parents):
         if isinstance(node, dict) and node.get(part) is None:
@@ -88,7 +95,7 @@ def _index(node: Any, part: str, before: list[str], override: str) -> str | int:
     """``part`` as an index into ``node``."""
     if isinstance(node, dict):
         return part
-    if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+    if isinstance(node, list) and part in map(str, range(len(node))):
         return int(part)
     kind = f"a list of {len(node)}: give an index below that" if isinstance(node, list) else problems.show(node)
     raise MftcoderError(f'--set {override}: there is no "{part}" in {".".join(before)}, which is {kind}.')

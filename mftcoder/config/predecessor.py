@@ -159,13 +159,16 @@ def _data(old: Values, new: Values, notes: Notes) -> None:
             "data.packing; as in MFTCoder, samples of a row see each other (isolate_samples: false)."
         )
         notes["use_dynamic_padding"] = "no effect: rows are packed."
-    new["data"]["chat"] = {"type": "markers"} | old.get("role_markers", {})
+    markers = old.get("role_markers", {})
+    if not isinstance(markers, dict):
+        raise MftcoderError(f"role_markers must be an object of texts; found {show(markers)}.")
+    new["data"]["chat"] = {"type": "markers"} | markers
     notes["role_markers"] = "data.chat; texts that are not given are MFTCoder's own."
 
 
 def _loss(old: Values, new: Values, notes: Notes) -> None:
     mode = old["weighted_loss_mode"]
-    if mode not in LOSSES:
+    if not isinstance(mode, str) or mode not in LOSSES:
         raise MftcoderError(
             f"weighted_loss_mode {show(mode)} cannot be carried over. Choose one of {', '.join(LOSSES)}."
         )
@@ -238,7 +241,7 @@ def _model(old: Values, new: Values, notes: Notes) -> None:
 def _training(old: Values, new: Values, notes: Notes) -> None:
     training = new["training"]
     schedule = old["lr_scheduler_type"]
-    if schedule not in SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise MftcoderError(
             f"lr_scheduler_type {show(schedule)} cannot be carried over. Choose one of {', '.join(SCHEDULES)}."
         )

@@ -1,8 +1,9 @@
 """The manifest of a folder of shards: what went in, what came out, and hashes of both."""
 
 import json
+from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from transformers import PreTrainedTokenizerFast
 
@@ -106,10 +107,15 @@ class Manifest(Section):
                 found = raw["format_version"]
                 raise MftcoderError(f"{file}: format_version must be {FORMAT_VERSION}; found {found}. {remedy}")
             manifest = cls.model_validate_json(file.read_bytes())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MftcoderError(f"{file}: is damaged: {error}. {remedy}") from error
         if manifest.fingerprint != _fingerprint(manifest.inputs, manifest.tasks):
             raise MftcoderError(f"{file}: is damaged: its fingerprint does not fit its contents. {remedy}")
+        for entry in manifest.files:
+            if PurePosixPath(entry.path).is_absolute() or ".." in PurePosixPath(entry.path).parts:
+                raise MftcoderError(f"{file}: the file {entry.path} lies outside the shards. Do not use them.")
+        if problem := next(_inconsistencies(manifest), None):
+            raise MftcoderError(f"{file}: is damaged: {problem}. {remedy}")
         return manifest
 
 
@@ -156,6 +162,20 @@ def _unchanged(made: list[SourceFile], now: list[Path]) -> bool:
 
 def _counted(sizes: list[int]) -> str:
     return f"{len(sizes)} {'file' if len(sizes) == 1 else 'files'} of {sum(sizes):,} bytes"
+
+
+def _inconsistencies(manifest: Manifest) -> Iterator[str]:
+    """What no shards can be that this program wrote, whatever their fingerprint."""
+    names = [task.name for task in manifest.tasks]
+    if names != [task.name for task in manifest.inputs.tasks] or manifest.inputs.settings.held_out.keys() != {*names}:
+        yield f"it was made from other tasks than {', '.join(names)}"
+    for task in manifest.tasks:
+        if not task.splits.get("train"):
+            yield f"nothing of {task.name} is to be trained on"
+        for name, split in task.splits.items():
+            counts = (split.samples, split.tokens, split.supervised_tokens, split.rows)
+            if not 0 < split.rows <= sum(file.size for file in split.files) or min(counts) < 0:
+                yield f"{task.name} / {name} cannot have {split.rows} rows of {split.tokens} tokens in its files"
 
 
 def _fingerprint(inputs: Inputs, tasks: list[TaskCounts]) -> str:

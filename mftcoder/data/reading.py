@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from mftcoder.data.location import failures
 from mftcoder.errors import MftcoderError
+from mftcoder.json_values import DEEPEST, TOO_DEEP, check_values, parse_json
 
 LONGEST_RECORD = 64 * 2**20  # bytes: what one line, or one element of an array, may take in memory
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -22,10 +22,7 @@ _CHARACTERS = 2**14  # of an array that are read at once: what is left of them i
 _ROWS_PER_BATCH = 256
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
-_DEEPEST = 100  # lists and objects in each other: far from where the libraries that see a record stop recursing
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _DECODER = json.JSONDecoder()
-_TOO_DEEP = f"lists and objects are nested more than {_DEEPEST} deep. Flatten them."
 _WHITE = " \t\r\n"
 
 Refuse = Callable[[MftcoderError], None]  # told of a bad record; it raises, or the record is passed over
@@ -134,38 +131,7 @@ def _record(raw: Any, where: str) -> dict[str, Any]:
 
 def _is_harmless(text: str) -> bool:
     """Whether ``check_values`` cannot find anything in what the JSON ``text`` spells; nearly always, and soon told."""
-    return "\\ud" not in text and "\\uD" not in text and 0 < text.count("{") + text.count("[") < _DEEPEST
-
-
-def parse_json(text: str, where: str) -> Any:
-    """The value that ``text`` spells; MftcoderError that begins with ``where`` if it is not valid JSON."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise MftcoderError(f"{where}: {_TOO_DEEP}") from None
-    except ValueError as error:  # a JSONDecodeError, or an integer of too many digits
-        raise MftcoderError(f"{where}: not valid JSON: {error}.") from error
-
-
-def check_values(value: Any, where: str) -> None:
-    """MftcoderError that begins with ``where`` if ``value`` holds half a character or is nested too deeply."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        for text in level:
-            if isinstance(text, str) and (found := _SURROGATE.search(text)):
-                raise MftcoderError(
-                    f"{where}: holds a lone surrogate, {json.dumps(found[0])}: half of a character, as when an emoji "
-                    "is cut in two. Remove it, or write the whole character."
-                )
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in ([*node, *node.values()] if isinstance(node, dict) else node)
-        ]
-        if not level:
-            return
-    raise MftcoderError(f"{where}: {_TOO_DEEP}")
+    return "\\ud" not in text and "\\uD" not in text and 0 < text.count("{") + text.count("[") < DEEPEST
 
 
 def _raw_records(part: Part) -> Iterator[tuple[str, Any]]:
@@ -230,7 +196,7 @@ def _element(text: TextIO, rest: str, where: str) -> tuple[Any, str]:
             element, end = _DECODER.raw_decode(rest)
             return element, _more(text, rest[end:], where)
         except RecursionError:
-            raise MftcoderError(f"{where}: {_TOO_DEEP}") from None
+            raise MftcoderError(f"{where}: {TOO_DEEP}") from None
         except ValueError as error:  # perhaps only because the element goes on behind the block
             problem = error
         if len(rest) > LONGEST_RECORD:

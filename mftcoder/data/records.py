@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mftcoder.config.schema import Task
-from mftcoder.data.reading import Refuse, check_values, parse_json, read_file, stop
+from mftcoder.data.reading import Refuse, read_file, stop
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
+from mftcoder.json_values import check_values, parse_json
 
 Record = Mapping[str, Any]
 

@@ -61,7 +61,7 @@ class Rows(Sequence[Row]):
         return [
             [(column.offsets.to_numpy(), column.values.to_numpy()) for column in batch.columns]
             for file in self.files
-            for batch in pa.ipc.open_stream(pa.memory_map(str(file)))
+            for batch in _record_batches(file)
         ]
 
     @cached_property
@@ -79,7 +79,36 @@ class Rows(Sequence[Row]):
         ids, supervised, lengths, samples = (
             values[offsets[place] : offsets[place + 1]] for offsets, values in self._batches[batch]
         )
-        return Row(ids, supervised.view(np.bool_), lengths, samples)
+        return _checked(Row(ids, supervised.view(np.bool_), lengths, samples), self.files[0].parent, index)
+
+
+def _record_batches(file: Path) -> Iterator[pa.RecordBatch]:
+    """Those of an Arrow file, in memory that is mapped; MftcoderError if they are damaged as a whole."""
+    try:
+        with pa.ipc.open_stream(pa.memory_map(str(file))) as stream:
+            if not stream.schema.equals(_SCHEMA):
+                raise _damaged(file, f"its columns are {', '.join(stream.schema.names)}")
+            for batch in stream:
+                batch.validate()
+                yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(file, str(error)) from error
+
+
+def _checked(row: Row, folder: Path, index: int) -> Row:
+    """``row``; MftcoderError if its parts do not fit each other, as where a byte of the file has changed."""
+    ids, supervised, lengths, samples = row
+    if not (
+        len(ids) == len(supervised) == lengths.sum() and len(lengths) == len(samples) and lengths.min(initial=1) > 0
+    ):
+        raise _damaged(folder, f"row {index} has {len(ids)} tokens in segments of {lengths.sum()}")
+    if ids.min(initial=0) < 0:
+        raise _damaged(folder, f"row {index} has a negative token id")
+    return row
+
+
+def _damaged(path: Path, what: str) -> MftcoderError:
+    return MftcoderError(f"{path}: is damaged: {what}. Restore it, or tokenize again with --overwrite.")
 
 
 class Shards:
@@ -118,7 +147,10 @@ class Shards:
             raise MftcoderError(f'there is no split "{split}"; the splits are {", ".join(SPLITS.values())}.')
         entries = self.manifest.task(task).splits
         files = entries[split].files if split in entries else []
-        return Rows([self.folder / entry.path for entry in files if entry.path.endswith(".arrow")])
+        rows = Rows([self.folder / entry.path for entry in files if entry.path.endswith(".arrow")])
+        if len(rows) != (wanted := entries[split].rows if split in entries else 0):
+            raise _damaged(self.folder / task / split, f"it has {len(rows)} rows; {wanted} were written")
+        return rows
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from rich.table import Column, Table
 from rich.text import Text
 
+from mftcoder.config.problems import show
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.simulation import replay
 from mftcoder.losses.weighting import Vector
@@ -53,7 +54,7 @@ def read_losses(path: Path, case: str | None = None) -> Recorded:
         if path.suffix == ".csv":
             return _of_csv(text)
         return _of_json(text, case)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise MftcoderError(f"{path}: {error}. It must be {FORMS}.") from None
     except KeyError as error:
         raise MftcoderError(f"{path}: {error} is missing. It must be {FORMS}.") from None
@@ -154,7 +155,7 @@ def _of_json(text: str, case: str | None) -> Recorded:
             raise ValueError(f'there is no case "{case}" among {names}')
         content = content[case]
     losses = _matrix([[_number(loss) for loss in row] for row in content["losses"]])
-    tasks = tuple(content.get("tasks") or (f"task-{i + 1}" for i in range(losses.shape[1])))
+    tasks = _names(content.get("tasks") or [f"task-{i + 1}" for i in range(losses.shape[1])])
     base, steps = content.get("base"), content.get("steps")
     return Recorded(
         tasks,
@@ -164,7 +165,15 @@ def _of_json(text: str, case: str | None) -> Recorded:
     )
 
 
+def _names(names: Sequence[Any]) -> tuple[str, ...]:
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"its tasks must be names; found {show(wrong[0])}")
+    return tuple(names)
+
+
 def _increasing(steps: list[int]) -> tuple[int, ...]:
+    if wrong := [step for step in steps if not isinstance(step, int) or abs(step) >= 2**63]:
+        raise ValueError(f"its steps must be whole numbers; found {show(wrong[0])}")
     if any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError("its steps do not increase")
     return tuple(steps)

@@ -6,7 +6,8 @@
 A folder without its checkpoint.json does not count and is cleared away by the next save. Files, and then their names,
 are on the disk before it is written. The file system must rename at once within a folder, and show what one host has
 written and closed to others that open it afterwards, as local disks, NFS and Lustre do. DeepSpeed's files are pickles;
-they are opened only after their digests match, so a checkpoint is trusted exactly as far as its checkpoint.json is.
+they are opened only after their digests match and if no other file lies beside them, so a checkpoint is trusted exactly
+as far as its checkpoint.json is.
 """
 
 import errno
@@ -14,14 +15,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mftcoder.distributed import Group
 from mftcoder.engine.protocol import Engine
 from mftcoder.errors import MftcoderError, RunError
+from mftcoder.json_values import check_values, parse_json
 
 STATE = "checkpoint.json"
 
@@ -43,12 +46,38 @@ def complete_checkpoints(output_dir: Path) -> list[Checkpoint]:
     found = []
     for path in (output_dir / "checkpoints").glob(f"step-*/{STATE}"):
         try:
-            found.append(Checkpoint(path.parent, json.loads(path.read_text())))
-        except (OSError, json.JSONDecodeError) as error:
-            raise MftcoderError(
-                f"{path}: not readable: {error}. Delete the folder to resume from an earlier one."
-            ) from error
+            state = parse_json(path.read_text(encoding="utf-8"), "not readable")
+            check_values(state, "not readable")
+            found.append(Checkpoint(path.parent, state))
+            _check(state)
+        except (OSError, UnicodeDecodeError, MftcoderError) as error:
+            raise MftcoderError(f"{path}: {error} Delete the folder to resume from an earlier one.") from error
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _check(state: Any) -> None:
+    """MftcoderError if ``state`` is not of the shape that ``save_checkpoint`` wrote, or names files elsewhere."""
+    kinds = {"step": int, "best_step": int | None, "files": dict}
+    if not isinstance(state, dict):
+        raise MftcoderError("is damaged: it is no JSON object.")
+    for key, kind in kinds.items():
+        if key not in state or not isinstance(state[key], kind) or isinstance(state[key], bool):
+            raise MftcoderError(f"is damaged: its {key} is not what was written.")
+    for name in state["files"]:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise MftcoderError(f"names the file {name}, which lies outside the checkpoint. Do not use it.")
+
+
+@contextmanager
+def reading(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what a state that was not written by ``save_checkpoint`` makes fail into an error that names its file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise MftcoderError(
+            f"{checkpoint.path / STATE}: is damaged: {type(error).__name__}: {error}. Delete the folder to resume from "
+            "an earlier one."
+        ) from error
 
 
 def find_checkpoint(output_dir: Path, which: str) -> Checkpoint:
@@ -106,8 +135,17 @@ def save_checkpoint(output_dir: Path, engine: Engine, state: Mapping[str, Any], 
 
 
 def verify_files(checkpoint: Checkpoint, group: Group) -> None:
-    """MftcoderError that names the files which are missing or not as they were written. Collective."""
+    """MftcoderError that names the files which are missing, not as they were written, or were not written. Collective.
+
+    DeepSpeed opens all that have the right names, so a file that nobody wrote would be opened unchecked.
+    """
     expected = checkpoint.state["files"]
+    there = {str(file.relative_to(checkpoint.path)) for file in checkpoint.path.rglob("*") if not file.is_dir()}
+    if foreign := sorted(there - expected.keys() - {STATE}):
+        raise MftcoderError(
+            f"{checkpoint.path}: {', '.join(foreign[:3])} {'does' if len(foreign) == 1 else 'do'} not belong to it. "
+            "Find out where that came from, and remove it."
+        )
     bad = []
     for name in sorted(expected)[group.rank :: group.size]:
         file = checkpoint.path / name

@@ -237,17 +237,18 @@ def cut(output_dir: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
             break
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise MftcoderError(f"{path}:{number}: is not JSON ({error.msg}). Delete the line to resume.") from error
-        if entry["step"] <= step and entry["kind"] != "stop":
+            is_kept = entry["step"] <= step and entry["kind"] != "stop"
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise MftcoderError(f"{path}:{number}: is no line of metrics ({error}). Delete it to resume.") from error
+        if is_kept:
             kept.append(line)
     aside = path.with_name(FILE + ".partial")
-    aside.write_text("".join(kept), encoding="utf-8")
+    aside.write_bytes(b"".join(kept))
     os.replace(aside, path)
 
 

@@ -14,7 +14,7 @@ from mftcoder.config.schema import Config
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 from mftcoder.tasks import TaskSet
-from mftcoder.training.checkpoint import Checkpoint
+from mftcoder.training.checkpoint import Checkpoint, reading
 
 # Keys that do not touch the trajectory, or that are compared by what they lead to (rows per step, data fingerprint).
 FREE: Any = {  # as pydantic takes it
@@ -90,9 +90,10 @@ def with_rows_of(config: Config, checkpoint: Checkpoint, data_size: int) -> Conf
     """
     then, training = checkpoint.state, config.training
     rows, micro = then["rows_per_step"], training.per_device_train_batch_size
-    as_at_start = micro * training.gradient_accumulation_steps * then["started_on"] == rows
-    if data_size == then["data_size"] and not as_at_start:
-        return config
+    with reading(checkpoint):
+        as_at_start = micro * training.gradient_accumulation_steps * then["started_on"] == rows
+        if data_size == then["data_size"] and not as_at_start:
+            return config
     if rows % (micro * data_size):
         ranks = [str(n) for n in range(1, rows + 1) if rows % (micro * n) == 0]
         sizes = [str(n) for n in range(1, rows + 1) if rows % (data_size * n) == 0]
@@ -118,6 +119,11 @@ def check_identity(checkpoint: Checkpoint, now: Mapping[str, Any]) -> str | None
 
     MftcoderError that lists what differs and may not, with both values, or if the state cannot be divided anew.
     """
+    with reading(checkpoint):
+        return _checked(checkpoint, now)
+
+
+def _checked(checkpoint: Checkpoint, now: Mapping[str, Any]) -> str | None:
     then = checkpoint.state
     if then["tasks"] != now["tasks"]:
         raise MftcoderError(

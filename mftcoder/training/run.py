@@ -31,7 +31,7 @@ from mftcoder.models.model_config import check_isolation, check_length, load_con
 from mftcoder.models.quantization import check_unquantized
 from mftcoder.models.sequence_parallel import check_sequence_parallel
 from mftcoder.models.task_gradients import check_head_gradients
-from mftcoder.training.checkpoint import Checkpoint, verify_files
+from mftcoder.training.checkpoint import Checkpoint, reading, verify_files
 from mftcoder.training.determinism import deterministic
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.flops import Hardware
@@ -141,7 +141,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests
     group.on_main(lambda: check_ranks(config.logging.profile, group.size))
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
     total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
-    started_on = checkpoint.state["started_on"] if checkpoint else None
+    started_on = checkpoint.state.get("started_on") if checkpoint else None
     agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group, started_on)
     shared_anew, start = None, None if checkpoint else group.on_main(lambda: find_start(config))
     if checkpoint:
@@ -199,7 +199,8 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests
         metrics.tell(f"weights from {start.path}; all else begins anew")
         engine.load_by_name(start.path, weights_only=True)
     if checkpoint:
-        restore(run, dict(checkpoint.state))
+        with reading(checkpoint):
+            restore(run, dict(checkpoint.state))
     if group.is_main:
         describe(run, shards.manifest, parameters, settings, hardware)
     return run
