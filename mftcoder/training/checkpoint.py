@@ -6,8 +6,8 @@
 A folder without its checkpoint.json does not count and is cleared away by the next save. Files, and then their names,
 are on the disk before it is written. The file system must rename at once within a folder, and show what one host has
 written and closed to others that open it afterwards, as local disks, NFS and Lustre do. DeepSpeed's files are pickles;
-they are opened only after their digests match and if no other file lies beside them, so a checkpoint is trusted exactly
-as far as its checkpoint.json is.
+they are opened only after their digests match, and if no other pickle lies beside them, so a checkpoint is trusted
+exactly as far as its checkpoint.json is.
 """
 
 import errno
@@ -137,11 +137,11 @@ def save_checkpoint(output_dir: Path, engine: Engine, state: Mapping[str, Any], 
 def verify_files(checkpoint: Checkpoint, group: Group) -> None:
     """MftcoderError that names the files which are missing, not as they were written, or were not written. Collective.
 
-    DeepSpeed opens all that have the right names, so a file that nobody wrote would be opened unchecked.
+    DeepSpeed opens all pickles of the right names: one that no run wrote would be opened unchecked.
     """
     expected = checkpoint.state["files"]
-    there = {str(file.relative_to(checkpoint.path)) for file in checkpoint.path.rglob("*") if not file.is_dir()}
-    if foreign := sorted(there - expected.keys() - {STATE}):
+    there = {str(file.relative_to(checkpoint.path)) for file in checkpoint.path.rglob("*.pt")}
+    if foreign := sorted(there - expected.keys()):
         raise MftcoderError(
             f"{checkpoint.path}: {', '.join(foreign[:3])} {'does' if len(foreign) == 1 else 'do'} not belong to it. "
             "Find out where that came from, and remove it."
