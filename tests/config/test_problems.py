@@ -54,7 +54,8 @@ def problems_after(config, *overrides):
         (
             "loss.weighting.x=4",
             'loss.weighting.type: missing; it must be "uniform", "proportional", "given", "famo", "famo_valid", '
-            '"lbtw", "lbtw_valid", "dwa", "uncertainty", "gradnorm", "gradnorm_valid", "coba" or "multiplicative".',
+            '"lbtw", "lbtw_valid", "dwa", "uncertainty", "gradnorm", "gradnorm_valid", "coba", '
+            '"multiplicative" or "plugin".',
         ),
         ("loss.weighting.type=cobra", 'found "cobra"; did you mean "coba"?'),
         ('loss.weighting={"type":"given"}', "loss.weighting.weights: missing."),

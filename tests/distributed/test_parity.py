@@ -34,7 +34,7 @@ PARTS = {  # ranks -> cases in which ranks share their rows
     + [f"{stage}:2:2:parts2:{kind}:token" for stage in STAGES for kind in ("unpacked", "varlen", "varlen:bfloat16")]
     + ["0:2:2:parts2:unpacked:poisoned", "3:2:2:parts2:varlen:poisoned", "2:4:2:parts4:varlen:lora:focal_sample"],
 }
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(2400)]  # the first case waits for all of them to run
 
 
 @cache

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mftcoder.config.load import load
 from mftcoder.data.shards import Shards
 from mftcoder.evaluation.losses import evaluate
-from mftcoder.export.folder import export
+from mftcoder.export.folder import Options, export
 from mftcoder.models.families import adapter_of
 from mftcoder.models.load import load_causal
 
@@ -90,7 +90,7 @@ def test_what_is_exported_is_what_was_trained(trained, case, tmp_path):
     config = load(f"{run}.json")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["losses"] for line in lines if line["kind"] == "validation"]
-    export(run, tmp_path / "merged", checkpoint="last")
+    export(run, tmp_path / "merged", Options(checkpoint="last", verify=False))
     assert not hasattr(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").config, "quantization_config")
     shards = Shards.open(config.data.shards)
     found = evaluate(str(tmp_path / "merged"), shards)["tasks"]
@@ -99,7 +99,7 @@ def test_what_is_exported_is_what_was_trained(trained, case, tmp_path):
     assert any(abs(losses[-1][task] - losses[0][task]) > 1e-2 for task in losses[0])
     if config.model.lora is None:
         return
-    export(run, tmp_path / "adapter", checkpoint="last", merge=False)
+    export(run, tmp_path / "adapter", Options(checkpoint="last", merge=False, verify=False))
     base = load_causal(config.model)
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     ids = torch.arange(2, 60)[None]

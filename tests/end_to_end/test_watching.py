@@ -38,7 +38,7 @@ def test_times_memory_and_a_trace_of_a_deterministic_run(write_config, tmp_path)
     assert [path.name for path in traces] == ["from-step-3-rank-1.json.gz"]
     events = json.loads(gzip.decompress(traces[0].read_bytes()))["traceEvents"]
     spans = [event["name"] for event in events if event.get("name", "").startswith("mftcoder: ")]
-    assert sorted(set(spans)) == ["mftcoder: probe", "mftcoder: save", "mftcoder: validation"]
+    assert sorted(set(spans)) == [f"mftcoder: {part}" for part in ("agreement", "probe", "save", "validation")]
     assert any("all_reduce" in event.get("name", "") for event in events)
 
 

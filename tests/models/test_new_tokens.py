@@ -109,7 +109,7 @@ def test_tokenizer_and_model_agree(folder):
 
 
 def test_the_plan_of_memory_counts_them(folder):
-    meta = meta_token_nll(settings(folder, lora=Lora(rank=4)), Training())
+    meta = meta_token_nll(settings(folder, lora=Lora(rank=4)), Training(), gpu=False)
     real = load_token_nll(settings(folder, lora=Lora(rank=4)), Training(), seed=0)
     sizes = [{name: p.shape for name, p in model.named_parameters()} for model in (meta, real)]
     assert sizes[0] == sizes[1]

@@ -79,7 +79,7 @@ def test_ranks_of_a_node_are_numbered_on_from_those_of_nodes_before(stage, tmp_p
 
 def test_a_rank_that_fails_ends_the_others_of_its_node_and_its_code_comes_back(stage, tmp_path):
     done = subprocess.run(
-        [LAUNCH / "ranks.sh", "0", "1", "3", "my.json"], env=stage | {"WAITS": "1", "CODE_2": "2"}, timeout=30
+        [LAUNCH / "ranks.sh", "0", "1", "3", "my.json"], env=stage | {"WAITS": "1", "CODE_2": "2"}, timeout=120
     )
     assert done.returncode == 2
 
