@@ -9,6 +9,7 @@ from mftcoder.errors import MftcoderError
 DEEPEST = 100  # lists and objects in each other: far from where the libraries that see a value stop recursing
 TOO_DEEP = f"lists and objects are nested more than {DEEPEST} deep. Flatten them."
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@|https?://[^/@\s]+@")  # or a token, in a URL
 
 
 def parse_json(text: str | bytes, where: str, **hooks: Any) -> Any:
@@ -24,7 +25,8 @@ def parse_json(text: str | bytes, where: str, **hooks: Any) -> Any:
 def check_values(value: Any, where: str, *, names: bool = False) -> None:
     """MftcoderError that begins with ``where`` if ``value`` holds half a character or is nested too deeply.
 
-    With ``names`` also if it holds a NUL character, which no name of a file can.
+    With ``names``, of files and URLs among others, also if it holds a NUL character, which no name can, or a password,
+    which would go into the files that a run leaves behind; the message does not repeat it.
     """
     level = [value]
     for _ in range(DEEPEST):
@@ -38,6 +40,11 @@ def check_values(value: Any, where: str, *, names: bool = False) -> None:
                 )
             if names and "\0" in text:
                 raise MftcoderError(f"{where}: holds a NUL character, which no path can have. Remove it.")
+            if names and _PASSWORD.search(text):
+                raise MftcoderError(
+                    f"{where}: holds a URL with a password or token, which every file of the run would repeat. Take it "
+                    "out of the URL; file systems and endpoints find theirs in the environment."
+                )
         level = [
             child
             for node in level

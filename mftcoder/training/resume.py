@@ -36,6 +36,7 @@ FREE: Any = {  # as pydantic takes it
         "watchdog_seconds",
     },
 }
+MOST_SHOWN = 4096  # ranks, or rows of a micro-batch, that an error suggests
 FREE_OF_DEEPSPEED = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
 SHARING = (  # how a run is divided among ranks: may differ
     "world_size",
@@ -88,15 +89,19 @@ def with_rows_of(config: Config, checkpoint: Checkpoint, data_size: int) -> Conf
     It is left as it is where it seems to be meant, on the same ranks as before. MftcoderError if no number of
     micro-batches makes these rows.
     """
+    with reading(checkpoint):
+        return _sharing_rows(config, checkpoint, data_size)
+
+
+def _sharing_rows(config: Config, checkpoint: Checkpoint, data_size: int) -> Config:
     then, training = checkpoint.state, config.training
     rows, micro = then["rows_per_step"], training.per_device_train_batch_size
-    with reading(checkpoint):
-        as_at_start = micro * training.gradient_accumulation_steps * then["started_on"] == rows
-        if data_size == then["data_size"] and not as_at_start:
-            return config
+    as_at_start = micro * training.gradient_accumulation_steps * then["started_on"] == rows
+    if data_size == then["data_size"] and not as_at_start:
+        return config
     if rows % (micro * data_size):
-        ranks = [str(n) for n in range(1, rows + 1) if rows % (micro * n) == 0]
-        sizes = [str(n) for n in range(1, rows + 1) if rows % (data_size * n) == 0]
+        ranks = [str(n) for n in range(1, min(rows, MOST_SHOWN) + 1) if rows % (micro * n) == 0]
+        sizes = [str(n) for n in range(1, min(rows, MOST_SHOWN) + 1) if rows % (data_size * n) == 0]
         remedies = [f"run on {_any_of(ranks)} rank(s)"] if ranks else []
         remedies += [f"set training.per_device_train_batch_size to {_any_of(sizes)}"] if sizes else []
         raise MftcoderError(

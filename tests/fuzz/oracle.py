@@ -63,10 +63,10 @@ _installed: list[bool] = []
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[None]:
+def watched(folder: Path, most: int = GROWTH) -> Iterator[None]:
     """HarmError if the block writes or deletes outside ``folder``, starts a process, connects, or runs a pickle.
 
-    StuckError if it takes more than SECONDS of processor time, HarmError if it takes more than GROWTH of memory.
+    StuckError if it takes more than SECONDS of processor time, HarmError if it takes over ``most`` bytes of memory.
     """
     if not _installed:
         sys.addaudithook(_audit)  # for good: Python cannot take one away
@@ -88,7 +88,7 @@ def watched(folder: Path) -> Iterator[None]:
     if harm:
         raise HarmError("; ".join(harm))
     growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
-    if growth > GROWTH:
+    if growth > most:
         raise HarmError(f"{growth:,} bytes of memory")
 
 
@@ -101,7 +101,7 @@ def refused(run: Callable[[Random], None], random: Random, folder: Path) -> str 
 
     Whatever else ``run`` raises, an input has broken.
     """
-    with watched(folder):
+    with watched(folder, getattr(run, "growth", GROWTH)):
         try:
             run(random)
         except MftcoderError as error:

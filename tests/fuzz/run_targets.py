@@ -24,7 +24,7 @@ from mftcoder.losses.weighting import TaskLosses, build
 from mftcoder.report.page import render
 from mftcoder.report.run_folder import read_runs
 from mftcoder.tasks import TaskSet
-from mftcoder.training.checkpoint import complete_checkpoints, find_checkpoint, verify_files, write_json
+from mftcoder.training.checkpoint import complete_checkpoints, find_checkpoint, reading, verify_files, write_json
 from mftcoder.training.early_stopping import EarlyStopping
 from mftcoder.training.metrics import Window, cut
 from mftcoder.training.output import set_aside_later
@@ -211,8 +211,8 @@ def checkpoints(folder: Path) -> Run:
             check_identity(found, now)
             verify_files(found, Group())
             cut(output, found.step)
-            restore(parts[number], dict(found.state))
-            json.dumps(state_of(parts[number]))
+            with reading(found):
+                restore(parts[number], dict(found.state))
             if found.step == 3 and chance(random, 0.2):
                 set_aside_later(output, 3)
                 shutil.rmtree(output / "left-at-step-000003", ignore_errors=True)
