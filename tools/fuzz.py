@@ -68,30 +68,12 @@ def again(name: str, seed: int) -> None:
         print(refused(TARGETS[name](folder), Random(seed), folder) or "taken")
 
 
-class Drawn(Random):
-    """A ``Random`` that draws from the bytes that a fuzzer gives, and zeros behind their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._place = data, 0
-        super().__init__(0)
-
-    def getrandbits(self, number: int, /) -> int:
-        size = (number + 7) // 8
-        taken = self._data[self._place : self._place + size]
-        self._place += size
-        return int.from_bytes(taken, "big") & ((1 << number) - 1)
-
-    def random(self) -> float:
-        return self.getrandbits(16) / 2**16
-
-
 def by_coverage(name: str, count: int) -> None:
     """Inputs that atheris grows towards code not yet reached; the first that breaks something ends the process."""
     import atheris
-
-    with atheris.instrument_imports(include=["mftcoder"]):
-        from targets import TARGETS
+    from mutations import Drawn
     from oracle import refused
+    from targets import TARGETS
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-")).resolve()
     run = TARGETS[name](folder)
@@ -101,6 +83,11 @@ def by_coverage(name: str, count: int) -> None:
 
 
 def main() -> int:
+    if "--coverage" in sys.argv:  # before anything imports the program
+        import atheris
+
+        with atheris.instrument_imports(include=["mftcoder"]):
+            import targets  # noqa: F401
     from targets import SHARES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -20,6 +20,7 @@ from mftcoder.data.fitting import Encoded
 from mftcoder.data.records import Conversation, Message, Text
 from mftcoder.data.rendering import OWN_TEMPLATE, Rendered, Renderer
 from mftcoder.errors import MftcoderError
+from mftcoder.json_values import check_values
 
 CONTROL_AS_TEXT = "spell out control tokens, which became ordinary text"
 
@@ -157,7 +158,12 @@ def tokenize(
 ) -> list[tuple[NDArray[np.int32], Encoding]]:
     """The ids of ``texts``, those ``restored`` as control.py has it; errors name the text's place."""
     plain = [text for text, is_restored in zip(texts, restored, strict=True) if not is_restored]
-    encodings = iter(tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=add_special_tokens))
+    try:
+        encodings = iter(tokenizer.backend_tokenizer.encode_batch(plain, add_special_tokens=add_special_tokens))
+    except TypeError:  # what tokenizers say of a text that is no UTF-8
+        for where, text in zip(places, texts, strict=True):
+            check_values(text, f"{where}: the chat template's text")  # data have been checked: the template wrote it
+        raise
     tokenized = []
     for where, text, is_restored in zip(places, texts, restored, strict=True):
         if is_restored:

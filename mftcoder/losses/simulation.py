@@ -65,6 +65,8 @@ def replay(
     names = tuple(tasks) if tasks is not None else tuple(f"task-{i + 1}" for i in range(num_tasks))
     if len(names) != num_tasks:
         raise MftcoderError(f"tasks: the losses are of {num_tasks} tasks; found {len(names)} names.")
+    if len(steps) != len(rows):
+        raise MftcoderError(f"steps: must number the {len(rows)} rows of losses; found {len(steps)}.")
     every_steps = int(np.median(np.diff(steps))) if len(steps) > 1 else 1
     method = build(_replayable(weighting), TaskSet(names), every_steps=every_steps)
     if step0_losses is not None:

@@ -30,6 +30,7 @@ Run = Callable[[Random], None]
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 RECORDS: list[Any] = [json.loads(line) for file in sorted(SAMPLES.iterdir()) for line in file.read_text().splitlines()]
 BY_FORMAT = [[json.loads(line) for line in file.read_text().splitlines()] for file in sorted(SAMPLES.iterdir())]
+CONVERSATIONS = [json.loads(line) for line in (SAMPLES / "sharegpt.jsonl").read_text().splitlines()]
 CONTAINERS = ["jsonl", "json", "jsonl.gz", "jsonl.bz2", "jsonl.zst", "json.gz"]
 CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}
 PIECES = [  # of chat templates
@@ -145,7 +146,7 @@ def tables(folder: Path) -> Run:
 
 def templates(folder: Path) -> Run:
     tokenizer, file = tiny_tokenizer(), folder / "chat.jsonl"
-    file.write_text("".join(json.dumps(record) + "\n" for record in BY_FORMAT[2]))
+    file.write_text("".join(json.dumps(record) + "\n" for record in CONVERSATIONS))
     words = [*PIECES, *STRINGS[1:9], "{{", "}}", "{%", "%}", "{#", "-"]
 
     def run(random: Random) -> None:

@@ -57,6 +57,23 @@ RAW = [
 RAW += [b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r", b"null", b"[" * 3000, b'{"a":' * 3000, b"9" * 5000]
 
 
+class Drawn(Random):
+    """A ``Random`` that draws from the bytes that a fuzzer gives, and zeros behind their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._place = data, 0
+        super().__init__(0)
+
+    def getrandbits(self, number: int, /) -> int:
+        size = (number + 7) // 8
+        taken = self._data[self._place : self._place + size]
+        self._place += size
+        return int.from_bytes(taken, "big") & ((1 << number) - 1)
+
+    def random(self) -> float:
+        return self.getrandbits(16) / 2**16
+
+
 def chance(random: Random, share: float) -> bool:
     """True in ``share`` of the cases."""
     return random.random() < share

@@ -161,7 +161,7 @@ def _parts(config: Config, weighting: dict[str, Any]) -> Any:
     return run
 
 
-def _checkpoint(folder: Path, config: Config) -> tuple[Path, dict[str, Any], dict[str, Any], list[Any]]:
+def checkpoint_of(folder: Path, config: Config) -> tuple[Path, dict[str, Any], dict[str, Any], list[Any]]:
     """A run with two checkpoints: its folder, state of the newer one, what a resumed run would be, its parts."""
     from mftcoder.losses.weighting import parse
 
@@ -187,7 +187,7 @@ def _checkpoint(folder: Path, config: Config) -> tuple[Path, dict[str, Any], dic
 
 def checkpoints(folder: Path) -> Run:
     config = project(folder)
-    output, good, now, parts = _checkpoint(folder, config)
+    output, good, now, parts = checkpoint_of(folder, config)
     mark = output / "checkpoints" / "step-000006" / "checkpoint.json"
     lines = (output / "metrics.jsonl").read_bytes()
     others = [part.weighting.state_dict() for part in parts]

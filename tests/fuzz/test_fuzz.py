@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mutations import Drawn
 from oracle import HarmError, StuckError, refused, watched
 from targets import SHARES, TARGETS
 
@@ -52,9 +53,9 @@ def test_many_inputs_are_taken_or_refused(name: str, folder: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random=st.randoms(use_true_random=False))
-def test_configs_as_hypothesis_draws_and_shrinks_them(random: Random, folder: Path) -> None:
-    refused(TARGETS["configs"](folder), random, folder)
+@given(data=st.binary(min_size=100, max_size=4000))
+def test_configs_as_hypothesis_draws_and_shrinks_them(data: bytes, folder: Path) -> None:
+    refused(TARGETS["configs"](folder), Drawn(data), folder)
 
 
 def test_the_oracle_sees_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

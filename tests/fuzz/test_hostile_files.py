@@ -11,10 +11,13 @@ import pyarrow as pa
 import pytest
 from data_targets import project
 from oracle import watched
+from run_targets import checkpoint_of
+from tiny import CHATML, tiny_tokenizer
 
 from mftcoder import cli
 from mftcoder.config.load import apply_override, read_json
 from mftcoder.config.schema import Task
+from mftcoder.data.encoding import Encoder
 from mftcoder.data.manifest import Manifest, _fingerprint
 from mftcoder.data.prepare import prepare
 from mftcoder.data.reading import LONGEST_RECORD
@@ -22,7 +25,9 @@ from mftcoder.data.records import read_records
 from mftcoder.data.shards import Shards
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
-from mftcoder.training.checkpoint import complete_checkpoints, find_checkpoint, save_checkpoint, verify_files
+from mftcoder.training.checkpoint import complete_checkpoints, find_checkpoint, reading, save_checkpoint, verify_files
+from mftcoder.training.resume import check_identity, with_rows_of
+from mftcoder.training.state import restore
 
 
 def peak() -> int:
@@ -195,3 +200,112 @@ def test_what_lies_behind_a_link_is_not_deleted_with_a_checkpoint(saved, tmp_pat
     assert [found.step for found in complete_checkpoints(saved)] == [2]
     assert (kept / "file").exists()
     verify_files(find_checkpoint(saved, "last"), Group())
+
+
+RECORDED = {"losses": [[1.0, 2.0], [0.5, 1.5]], "tasks": ["a", "b"], "steps": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": [0]},
+        {"steps": [0, "1"]},
+        {"steps": [0, 10**400]},
+        {"tasks": ["a", 1]},
+        {"tasks": [["a"], "b"]},
+        {"losses": [[10**400, 1], [1, 1]]},
+        {"losses": {}},
+        {"losses": [[]]},
+    ],
+    ids=str,
+)
+def test_recorded_losses_that_are_none_are_named(tmp_path, capsys, changes):
+    file = tmp_path / "losses.json"
+    file.write_text(json.dumps(RECORDED | changes))
+    argv = ["simulate", "--weighting", '{"type": "coba", "window_steps": 2, "warmup_steps": 1}', "--losses", str(file)]
+    assert cli.main(argv) == 2
+    assert capsys.readouterr().err.startswith("mftcoder simulate: ")
+    file.write_text(json.dumps(RECORDED))
+    assert cli.main(argv) == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"role_markers": 1}, {"weighted_loss_mode": ["coba"]}, {"lr_scheduler_type": {}}], ids=str
+)
+def test_values_of_the_wrong_kind_in_a_predecessor_s_config_are_named(tmp_path, capsys, changes):
+    file, old = tmp_path / "old.json", {"data_paths": "a.jsonl", "output_dir": "o", "pretrained_model_path": "m"}
+    file.write_text(json.dumps(old | changes))
+    assert cli.main(["import-config", str(file)]) == 2
+    assert f"{file}: {next(iter(changes))}" in capsys.readouterr().err
+
+
+def test_half_a_character_in_a_run_is_shown_as_what_it_is(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"output_dir": f"{name} \ud800"}))
+    assert cli.main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--json"]) == 0
+    assert "\ud800" in json.loads(capsys.readouterr().out)["differing_settings"]["output_dir"][0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": "1"},
+        {"step": True},
+        {"best_step": [1]},
+        {"files": []},
+        {"rows_per_step": 10**18},
+        {"rows_per_step": []},
+        {"tasks": 1},
+        {"data": None},
+        {"deepspeed": [1]},
+        {"weighting": {}},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_s_state_that_no_run_wrote_is_named(tmp_path, changes):
+    config = project(tmp_path)
+    output, state, now, parts = checkpoint_of(tmp_path, config)
+    mark = output / "checkpoints" / "step-000006" / "checkpoint.json"
+    mark.write_text(json.dumps({**state, **changes}))
+
+    def resume() -> None:
+        found = find_checkpoint(output, "last")
+        with_rows_of(config, found, 3)
+        check_identity(found, now)
+        with reading(found):
+            restore(parts[0], dict(found.state))
+
+    with pytest.raises(MftcoderError, match="step-000006"):
+        resume()
+
+
+def test_a_file_of_shards_with_damaged_bytes_is_named_without_a_checksum(made):
+    folder, good = made
+    rewrite(folder, json.loads(json.dumps(good)))
+    file = next(iter(sorted((folder / "shards").rglob("*.arrow"))))
+    whole = file.read_bytes()
+    broken = 0
+    try:
+        for place in range(0, len(whole), 7):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+            problem = ""
+            try:
+                list(Shards.open(folder / "shards").rows("one", file.parent.name))
+            except MftcoderError as error:
+                problem = str(error)
+            assert not problem or str(file.parent) in problem
+            broken += problem != ""
+    finally:
+        file.write_bytes(whole)
+    assert broken > 20
+
+
+def test_half_a_character_that_a_chat_template_writes_is_named_with_the_record(tmp_path):
+    file, tokenizer = tmp_path / "a.jsonl", tiny_tokenizer()
+    file.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    tokenizer.chat_template = "{{ '\\ud800' }}" + CHATML
+    task = Task(name="t", path=str(file))
+    records = list(read_records(task))
+    with pytest.raises(MftcoderError, match=r"a\.jsonl:1: the chat template's text: holds a lone surrogate"):
+        Encoder(tokenizer, seed=0, sequence_length=32)(records, task)
