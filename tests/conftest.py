@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +14,8 @@ import torch
 from tiny import tiny_llama, tiny_tokenizer
 
 from mftcoder.distributed import Group
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore it, and so would what tests start
 
 
 @pytest.fixture(scope="session")
