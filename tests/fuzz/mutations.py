@@ -87,7 +87,7 @@ def spoilt(random: Random, value: Any, most: int = 3) -> Any:
 
 
 def _spoilt(random: Random, node: Any, whole: Any) -> Any:
-    if not isinstance(node, dict | list) or not node or chance(random, 0.12):
+    if not isinstance(node, dict | list) or not node or chance(random, 0.01 if node is whole else 0.15):
         return _replaced(random, node, whole)
     places = list(node) if isinstance(node, dict) else range(len(node))
     place, new = random.choice(places), node.copy()

@@ -64,10 +64,10 @@ _installed: list[bool] = []
 
 
 @contextmanager
-def watched(folder: Path, most: int = GROWTH) -> Iterator[None]:
+def watched(folder: Path) -> Iterator[None]:
     """HarmError if the block writes or deletes outside ``folder``, starts a process, connects, or runs a pickle.
 
-    StuckError if it takes more than SECONDS of processor time, HarmError if it takes over ``most`` bytes of memory.
+    StuckError if it takes more than SECONDS of processor time, HarmError if it takes over GROWTH bytes of memory.
     """
     if not _installed:
         sys.addaudithook(_audit)  # for good: Python cannot take one away
@@ -89,7 +89,7 @@ def watched(folder: Path, most: int = GROWTH) -> Iterator[None]:
     if harm:
         raise HarmError("; ".join(harm))
     growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024
-    if growth > most:
+    if growth > GROWTH:
         raise HarmError(f"{growth:,} bytes of memory")
 
 
@@ -102,7 +102,7 @@ def refused(run: Callable[[Random], None], random: Random, folder: Path) -> str 
 
     Whatever else ``run`` raises, an input has broken.
     """
-    with watched(folder, getattr(run, "growth", GROWTH)):
+    with watched(folder):
         try:
             run(random)
         except MftcoderError as error:

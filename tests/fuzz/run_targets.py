@@ -166,7 +166,7 @@ def checkpoint_of(folder: Path, config: Config) -> tuple[Path, dict[str, Any], d
     from mftcoder.losses.weighting import parse
 
     output = Path(config.output_dir)
-    now = identity(config, {"zero_optimization": {"stage": 2}}, "f" * 32, TaskSet(TASKS), 8, Group(), None)
+    now = identity(config, {"zero_optimization": {"stage": 2}}, "f" * 32, TaskSet(TASKS), 96, Group(), None)
     parts = [_parts(config, parse(weighting)) for weighting in WEIGHTINGS[:6]]
     state: dict[str, Any] = {}
     for step in (3, 6):
@@ -206,8 +206,8 @@ def checkpoints(folder: Path) -> Run:
         with redirect_stdout(StringIO()):
             if chance(random, 0.1):
                 open_run(output, random.choice(["best", "last", "step-6", "step-x"]))
-            found = find_checkpoint(output, random.choice(["best", "last", "last", "step-6", "x"]))
-            with_rows_of(config, found, random.choice([1, 2, 3]))
+            found = find_checkpoint(output, random.choice(["best", *["last"] * 6, "step-6", "x"]))
+            with_rows_of(config, found, random.choice([1, 2, 3, 5]))
             check_identity(found, now)
             verify_files(found, Group())
             cut(output, found.step)

@@ -26,7 +26,9 @@ def leaked(text: bytes) -> list[str]:
 
 
 @pytest.mark.engine
-def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(tmp_path: Path) -> None:
+def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     project(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["training"] = {"max_steps": 2, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
@@ -35,21 +37,24 @@ def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(
     config["logging"] = {"report_to": ["tensorboard"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     run = config["output_dir"]
+    train = [sys.executable, "-m", "mftcoder", "train", "config.json"]  # a process joins a process group only once
+    done = subprocess.run(train, cwd=tmp_path, env=os.environ | SECRETS, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert not leaked(done.stdout + done.stderr)
+    monkeypatch.chdir(tmp_path)
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
     for argv, code in (
         (["validate", "config.json"], 0),
-        (["train", "config.json"], 0),
-        (["train", "config.json"], 2),
-        (["train", "config.json", "--resume", "--set", "training.learning_rate=1"], 2),
+        (["validate", "config.json", "--set", "model.path=nowhere"], 2),
         (["export", run, "--to", "exported"], 0),
         (["evaluate", "exported", "--shards", "shards", "--output", "evaluation.json"], 0),
         (["report", run, "--to", "report.html"], 0),
         (["env", "--json"], 0),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "mftcoder", *argv], cwd=tmp_path, env=os.environ | SECRETS, capture_output=True
-        )
-        assert done.returncode == code, done.stderr.decode()
-        assert not leaked(done.stdout + done.stderr), argv
+        assert cli.main(argv) == code
+        said = capfd.readouterr()
+        assert not leaked((said.out + said.err).encode()), argv
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"config.json", "metrics.jsonl", "checkpoint.json", "report.html", "evaluation.json"} <= {
         f.name for f in files
