@@ -145,11 +145,7 @@ def wait(ready: Callable[[], bool], timeout_seconds: float) -> bool:
 
 
 def rank_from_environment() -> tuple[int, int, int]:
-    """(rank, world size, local rank) as the launcher set them; without a launcher, one process with a free port."""
+    """(rank, world size, local rank) as the launcher set them; without a launcher, those of a process alone."""
     if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return 0, 1, 0
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))

@@ -57,9 +57,13 @@ def process_group(ranks_per_row: int = 1) -> Iterator[Group]:
         device = torch.device("cpu")
         # Only speeds up inference; loading it would compile C++ for a minute on first use.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ["LOCAL_RANK"] = str(local_rank)  # DeepSpeed reads it
     joined_before = torch.distributed.is_initialized()
     if not joined_before:
-        deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False, dist_init_required=True)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if "RANK" not in os.environ:  # alone: no port, which another program could take first
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=rank, world_size=size)
+        deepspeed.init_distributed(backend, verbose=False, dist_init_required=True)
     try:
         yield Group(rank, size, device, ranks_per_row=ranks_per_row)
     finally:

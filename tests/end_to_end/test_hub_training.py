@@ -116,7 +116,7 @@ class TestPolicy:
     def save(self, run: Path, step: int, best: int) -> None:
         folder = run / "checkpoints" / f"step-{step:06d}"
         folder.mkdir(parents=True)
-        (folder / "checkpoint.json").write_text(json.dumps({"step": step, "best_step": best}))
+        (folder / "checkpoint.json").write_text(json.dumps({"step": step, "best_step": best, "files": {}}))
 
     def end(self, run: Path, step: int, code: int) -> None:
         (run.parent / f"step-{step:06d}.end").write_text(str(code))
