@@ -62,7 +62,8 @@ def process_group(ranks_per_row: int = 1) -> Iterator[Group]:
     if not joined_before:
         backend = "nccl" if device.type == "cuda" else "gloo"
         if "RANK" not in os.environ:  # alone: no port, which another program could take first
-            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=rank, world_size=size)
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
         deepspeed.init_distributed(backend, verbose=False, dist_init_required=True)
     try:
         yield Group(rank, size, device, ranks_per_row=ranks_per_row)
