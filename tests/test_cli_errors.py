@@ -183,7 +183,7 @@ def test_every_kind_of_end_has_its_exit_code(monkeypatch, capsys, error, code, p
     def end(arguments):
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "env", end)
+    monkeypatch.setitem(cli.COMMANDS, "env", cli.COMMANDS["env"]._replace(run=end))
     assert cli.main(["env"]) == code
     assert capsys.readouterr().err == printed
 
@@ -192,7 +192,7 @@ def test_our_own_faults_are_not_hidden(monkeypatch):
     def end(arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(cli.COMMANDS, "env", end)
+    monkeypatch.setitem(cli.COMMANDS, "env", cli.COMMANDS["env"]._replace(run=end))
     with pytest.raises(ZeroDivisionError):
         cli.main(["env"])
 

@@ -20,7 +20,8 @@ LAYERS = (
     {"sandbox"},
     {"evaluation", "export", "report"},
     {"construct"},
-    {"arguments", "cli"},
+    {"commands"},
+    {"cli"},
     {"__main__"},
 )
 ORDER = {name: height for height, names in enumerate(LAYERS) for name in names}
