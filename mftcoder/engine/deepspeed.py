@@ -161,6 +161,8 @@ class DeepSpeedEngine:
         for module, parameter in model.adapter.borrowed_parameters(model):
             deepspeed.zero.register_external_parameter(module, parameter)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
+        if group.size == 1 and self._engine.optimizer is self._optimizer:
+            self._engine.enable_backward_allreduce = False  # it would copy all gradients to and fro, for one rank
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
         for state in self._optimizer.state.values():
             if "step" in state:

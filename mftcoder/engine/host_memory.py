@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from mftcoder.models.adapter import TokenNLL
 from mftcoder.models.quantization import whole_size
 
-KEPT_BYTES = 2**25  # larger blocks go back by themselves
+LARGE_BYTES = 2**27  # of a head's weight: in float32, 32,000 tokens stay below it up to a width of 1,048
 
 
 def trim_at_peaks(model: TokenNLL) -> None:
     """Trim where a step of ``model`` is about to take the most: before the head, and before the embedding's gradient.
 
-    Does nothing for vocabularies that are small beside what glibc keeps, nor without glibc.
+    It costs a small model about 3 % of a step, so that it is left out where the head's weight is not large. Does
+    nothing without glibc.
     """
     malloc_trim = getattr(ctypes.CDLL(ctypes.util.find_library("c")), "malloc_trim", None)
-    if malloc_trim is None or whole_size(model.head.weight) * model.head.weight.itemsize <= KEPT_BYTES:
+    if malloc_trim is None or whole_size(model.head.weight) * model.head.weight.itemsize <= LARGE_BYTES:
         return
 
     def trim(*_: Any) -> None:

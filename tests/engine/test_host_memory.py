@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_llama
 
-from mftcoder.engine.host_memory import trim_at_peaks
+from mftcoder.engine import host_memory
 from mftcoder.models.adapter import CausalAdapter, TokenNLL, make_batch
 
 MIB = 2**20
@@ -26,7 +26,8 @@ def held_between_holes() -> list[torch.Tensor]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-def test_holes_go_back_before_the_head_and_before_the_embeddings_gradient():
+def test_holes_go_back_before_the_head_and_before_the_embeddings_gradient(monkeypatch):
+    monkeypatch.setattr(host_memory, "LARGE_BYTES", 32 * MIB)
     model = TokenNLL(tiny_llama(vocab_size=300_000, tie_word_embeddings=True), CausalAdapter())
     ids = torch.arange(16).reshape(2, 8)
     batch = make_batch(ids, torch.arange(8).expand(2, -1))
@@ -34,7 +35,7 @@ def test_holes_go_back_before_the_head_and_before_the_embeddings_gradient():
     model(batch, coefficients)[1].backward()
     expected = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
-    trim_at_peaks(model)
+    host_memory.trim_at_peaks(model)
 
     held, before = held_between_holes(), resident()
     _, loss, _ = model(batch, coefficients)
