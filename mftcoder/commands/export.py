@@ -15,7 +15,9 @@ def _declare_export(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--to", type=Path, metavar="DIR", help="new folder; left out where RUN is exported already")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last or step-N")
-    parser.add_argument("--adapter", action="store_true", help="only the LoRA adapter, not merged into the base model")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--merge", action="store_true", help="the LoRA adapter folded into the base model (default)")
+    form.add_argument("--adapter", action="store_true", help="only the LoRA adapter, for peft")
     parser.add_argument(
         "--max-shard-size",
         type=_size,

@@ -69,7 +69,7 @@ def test_all_launchers_train_the_same(write_config, tmp_path, base_model):
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_export_loads_in_plain_transformers_with_the_trained_logits(runs, kind, tmp_path):
-    succeed("export", runs[kind], "--to", tmp_path / "export")
+    succeed("export", runs[kind], "--to", tmp_path / "export", "--merge")
     names = {path.name for path in (tmp_path / "export").iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
     assert not list(tmp_path.rglob("*.bin"))
