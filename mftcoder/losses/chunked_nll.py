@@ -130,7 +130,9 @@ class _ChunkedNLL(torch.autograd.Function):
     def backward(ctx: Any, grad_nll: Tensor, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.made:
             # In place: at [V, H] a second copy would be the largest tensor of the step. The graph serves once.
-            made, ctx.made = [None if grad is None else grad.mul_(grad_loss) for grad in ctx.made], None
+            made, ctx.made = ctx.made, None
+            if grad_loss.is_cuda or grad_loss != 1:  # on a CPU looking costs nothing, and on one rank it is 1
+                made = tuple(None if grad is None else grad.mul_(grad_loss) for grad in made)
             return *made, None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias, ctx.by_task)
@@ -245,7 +247,9 @@ class _Gradients:
         self._inputs, self._by_task = (hidden, weight), by_task
         wide = torch.promote_types(weight.dtype, torch.float32)
         self.hidden = torch.zeros_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight, dtype=wide) if needed[1] else None
+        # The first chunk fills it; without any, and where products have another dtype, it begins as zeros.
+        self._begun = len(hidden) == 0 or (wide != hidden.dtype and not hidden.is_cuda)
+        self.weight = (torch.zeros_like if self._begun else torch.empty_like)(weight, dtype=wide) if needed[1] else None
         self.bias = torch.zeros_like(bias, dtype=wide) if bias is not None and needed[2] else None
 
     def add(self, part: slice, grad: Tensor, factors: Tensor) -> None:
@@ -264,10 +268,12 @@ class _Gradients:
                 self._by_task.sums[task] += grad[its].T @ scaled[its]
         if self.weight is None:
             return
+        before = 1 if self._begun else 0  # of what is in the memory, counts
+        self._begun = True
         if self.weight.dtype == hidden.dtype:
-            self.weight.addmm_(grad.T, scaled)
+            self.weight.addmm_(grad.T, scaled, beta=before)
         elif scaled.is_cuda:
-            torch.addmm(self.weight, grad.T, scaled, out_dtype=self.weight.dtype, out=self.weight)
+            torch.addmm(self.weight, grad.T, scaled, beta=before, out_dtype=self.weight.dtype, out=self.weight)
         else:
             self.weight += grad.T @ scaled
 
