@@ -33,10 +33,8 @@ def train_loop(run: Run) -> None:
         asked = take_step(run, batches).asked
         if run.step % (training.agreement_steps or math.inf) == 0:
             agree(run)
-        if (
-            asked.any()
-        ):  # saved before the looks, which may take longer than a launcher waits; resuming makes up for them
-            save(run)
+        if asked.any():
+            save(run)  # before the looks, which may take longer than a launcher waits; resuming makes up for them
             saved, stop = run.step, stopped_by(asked)
             if stop:
                 break

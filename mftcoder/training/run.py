@@ -64,7 +64,7 @@ def train(config: Config, *, resume: str | None = None, verify: Verify = "quick"
     """
     from mftcoder.engine.deepspeed import process_group
 
-    launcher, output_dir = Launcher(), Path(config.output_dir)  # before the process group hides that there is none
+    launcher, output_dir = Launcher(), Path(config.output_dir)
     pushing = None
     ranks_per_row = config.training.sequence_parallel_size
     with (
