@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mftcoder.data.inspection import visible
-from mftcoder.report.markup import check_is_file, content_security_policy, environment, resource, write_page
+from mftcoder.report.markup import check_is_file, render, write_page
 
 
 class Made(NamedTuple):
@@ -22,17 +22,15 @@ def write_made(title: str, steps: Mapping[str, Any], costs: str, total: int, sam
     Raises MftcoderError if ``to`` is a folder.
     """
     check_is_file(to)
-    page = environment().get_template("made.html")
-    return write_page(
-        page.render(
-            policy=content_security_policy(),
-            style=resource("page.css") + resource("samples.css"),
-            title=title,
-            steps=steps,
-            costs=costs,
-            total=total,
-            samples=samples,
-            visible=visible,
-        ),
-        to,
+    page = render(
+        "made.html",
+        styles=["samples.css"],
+        command="construct",
+        title=title,
+        steps=steps,
+        costs=costs,
+        total=total,
+        samples=samples,
+        visible=visible,
     )
+    return write_page(page, to)

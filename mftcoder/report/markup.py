@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,19 @@ def write_page(page: str, to: Path) -> Path:
     return to
 
 
-def environment() -> Environment:
-    """Templates of this package; what they show is escaped."""
+def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
+    """The page that ``template`` of this package makes of ``values``, which it escapes.
+
+    Args:
+        styles: style sheets of this package beside page.css.
+        scripts: what may run there.
+    """
+    style = Markup("").join(resource(name) for name in ("page.css", *styles))
+    page = _environment().get_template(template)
+    return page.render(policy=_content_security_policy(*scripts), style=style, **values)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("mftcoder.report", ""),
         autoescape=True,
@@ -74,7 +86,7 @@ def embed(value: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def content_security_policy(*scripts: str) -> str:
+def _content_security_policy(*scripts: str) -> str:
     """A policy that lets these scripts run and nothing else run or load, should escaping ever fail."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)

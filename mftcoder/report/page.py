@@ -7,10 +7,10 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from mftcoder.report import tables
+from mftcoder.report import markup, tables
 from mftcoder.report.compare import Comparison, compare_runs
 from mftcoder.report.figures import draw
-from mftcoder.report.markup import check_is_file, content_security_policy, embed, environment, resource, write_page
+from mftcoder.report.markup import check_is_file, embed, resource, write_page
 from mftcoder.report.plots import PLOTS
 from mftcoder.report.run_folder import Run, read_runs
 
@@ -38,26 +38,23 @@ def render(runs: list[Run]) -> str:
         (heading, [plot for plot in PLOTS if plot.section == section and figures[plot.id]])
         for section, heading in SECTIONS.items()
     ]
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            title=", ".join(run.label for run in runs),
-            policy=content_security_policy(plotly, script),
-            style=resource("page.css"),
-            plotly=plotly,
-            script=script,
-            embedded=embed([figure for figure in figures.values() if figure]),
-            runs=runs,
-            tasks=tasks,
-            comparison=comparison,
-            outcomes=_outcomes(comparison),
-            sections=[(heading, plots) for heading, plots in sections if plots],
-            evaluations=tables.evaluation_rows(runs),
-            generations=tables.generation_groups(runs),
-            data=tables.data_tables(runs),
-            facts=[tables.facts(run) for run in runs],
-        )
+    return markup.render(
+        "page.html",
+        scripts=[plotly, script],
+        command="report",
+        title=", ".join(run.label for run in runs),
+        plotly=plotly,
+        script=script,
+        embedded=embed([figure for figure in figures.values() if figure]),
+        runs=runs,
+        tasks=tasks,
+        comparison=comparison,
+        outcomes=_outcomes(comparison),
+        sections=[(heading, plots) for heading, plots in sections if plots],
+        evaluations=tables.evaluation_rows(runs),
+        generations=tables.generation_groups(runs),
+        data=tables.data_tables(runs),
+        facts=[tables.facts(run) for run in runs],
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mftcoder.data.inspection import Excerpt, Query, heading, visible
 from mftcoder.data.shards import Shards
-from mftcoder.report.markup import check_is_file, content_security_policy, environment, resource, write_page
+from mftcoder.report.markup import check_is_file, render, write_page
 
 
 def write_samples(shards: Shards, query: Query, excerpts: Iterable[Excerpt], to: Path) -> Path:
@@ -15,16 +15,15 @@ def write_samples(shards: Shards, query: Query, excerpts: Iterable[Excerpt], to:
     """
     check_is_file(to)
     asked = [f"{key} {value}" for key, value in vars(query).items() if value is not None]
-    page = environment().get_template("samples.html")
-    return write_page(
-        page.render(
-            policy=content_security_policy(),
-            style=resource("page.css") + resource("samples.css"),
-            shards=shards,
-            asked=", ".join(asked),
-            excerpts=list(excerpts),
-            heading=heading,
-            visible=visible,
-        ),
-        to,
+    page = render(
+        "samples.html",
+        styles=["samples.css"],
+        command="inspect",
+        title=shards.folder,
+        shards=shards,
+        asked=", ".join(asked),
+        excerpts=list(excerpts),
+        heading=heading,
+        visible=visible,
     )
+    return write_page(page, to)
