@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """The seconds that sums over ranks took, with waiting for slower ranks.
+    """The seconds that something takes, again and again.
 
     On a GPU they are measured by events in its stream, which the host reads once it has waited for something later.
     """
@@ -57,7 +57,7 @@ class Group:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    stopwatch: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of ``sum``
+    stopwatch: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of ``sum``, and of what the engine sends
     own_work: Stopwatch = field(default_factory=Stopwatch, compare=False)  # of what needs no other rank
     ranks_per_row: int = 1  # consecutive ranks that work on the same rows (sequence parallelism)
 

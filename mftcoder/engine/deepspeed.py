@@ -27,6 +27,7 @@ from mftcoder.config.problems import nearest, show
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
+from mftcoder.engine.communication import time_collectives
 from mftcoder.engine.host_memory import trim_at_peaks
 from mftcoder.engine.optimizer import build_optimizer, set_learning_rate, steps_taken
 from mftcoder.engine.protocol import StepInfo
@@ -161,7 +162,9 @@ class DeepSpeedEngine:
         for module, parameter in model.adapter.borrowed_parameters(model):
             deepspeed.zero.register_external_parameter(module, parameter)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=dict(settings))
-        if group.size == 1 and self._engine.optimizer is self._optimizer:
+        if group.size > 1:
+            time_collectives(deepspeed.comm.comm.cdb, group)
+        elif self._engine.optimizer is self._optimizer:
             self._engine.enable_backward_allreduce = False  # it would copy all gradients to and fro, for one rank
         # DeepSpeed allocates Adam's moments by a step on zero gradients, and some of its wrappers count that step.
         for state in self._optimizer.state.values():

@@ -151,8 +151,8 @@ class Metrics:
         """Note an optimizer step; every ``logging_steps`` and on the ``last`` one, write the window's line.
 
         ``passes`` [K] are how often each task's rows were seen so far. ``seconds`` are the step's own: with waiting for
-        its data, without validation and saving; ``data_seconds`` of them it waited, ``communication_seconds`` the sums
-        over ranks took that are not the engine's.
+        its data, without validation and saving; ``data_seconds`` of them it waited for data, ``communication_seconds``
+        for other ranks.
         """
         self.window.add(result, seconds)
         self.window.parts["data"] += data_seconds
