@@ -130,9 +130,7 @@ class _ChunkedNLL(torch.autograd.Function):
     def backward(ctx: Any, grad_nll: Tensor, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.made:
             # In place: at [V, H] a second copy would be the largest tensor of the step. The graph serves once.
-            made, ctx.made = ctx.made, None
-            if grad_loss.is_cuda or grad_loss != 1:  # on a CPU looking costs nothing, and on one rank it is 1
-                made = tuple(None if grad is None else grad.mul_(grad_loss) for grad in made)
+            made, ctx.made = [None if grad is None else grad.mul_(grad_loss) for grad in ctx.made], None
             return *made, None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         grads = _Gradients(ctx.needs_input_grad, hidden, weight, bias, ctx.by_task)
