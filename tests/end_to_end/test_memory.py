@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mftcoder.config.load import parse
 from mftcoder.config.schema import Config
-from mftcoder.training.memory import GIB, plan, smaller_plans
+from mftcoder.training.memory import COMPILED, GIB, plan, smaller_plans
 
 ROWS, LENGTH = 2, 64
 
@@ -98,6 +98,15 @@ def test_70b_fits_on_one_gpu_of_80_gib_by_qlora(llama_70b):
     packed = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
     assert planned.parts["weights"] == pytest.approx(packed * 4.127 / 8 + 2 * (68_976_648_192 - packed), rel=0.01)
     assert planned.total < 80 * GIB
+
+
+def test_compiled_layers_keep_less_unless_they_recompute(base):
+    for checkpointing, share in ((False, COMPILED), (True, 1)):
+        plain = config(base, 0, "float32", "full", checkpointing, 1)
+        compiled = plain.model_copy(update={"training": plain.training.model_copy(update={"torch_compile": True})})
+        before, after = plan(plain, 1).parts, plan(compiled, 1).parts
+        assert after["activations"] == int(share * before["activations"])
+        assert {**after, "activations": 0} == {**before, "activations": 0}
 
 
 def test_what_would_make_it_fit(base):
