@@ -1,8 +1,7 @@
 """Proof by execution: tests pass on their solution, and fail on some mutant of it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -10,13 +9,11 @@ from typing import Any, NamedTuple
 from mftcoder.construct.mutants import mutants
 from mftcoder.construct.settings.samples import ExecuteVerification
 from mftcoder.errors import MftcoderError
-from mftcoder.sandbox.languages import LANGUAGES, NOT_COMPILED, canonical, folders, missing, program
+from mftcoder.sandbox import testing
+from mftcoder.sandbox.languages import LANGUAGES, canonical, missing
 from mftcoder.sandbox.outcome import MIB, Limits, Outcome
 from mftcoder.sandbox.sandbox import Sandbox
 
-_NO_MODULE = ("ModuleNotFoundError: No module named", "Error: Cannot find module", "error: package ", "fatal error: ")
-_LIMITS = {"time": "over time", "memory": "over memory", "output": "too much output", "files": "too many files"}
-_TOLD = 300  # characters
 _MOST_TRIED = 5  # times as many mutants as are asked for: some do not compile
 
 
@@ -37,18 +34,12 @@ class Proof(NamedTuple):
     unverifiable: bool = False  # nothing was found out
 
 
-@contextmanager
-def open_sandbox(settings: ExecuteVerification, *, allowed: bool, workers: int) -> Iterator[Sandbox]:
+def open_sandbox(settings: ExecuteVerification, *, allowed: bool, workers: int) -> AbstractContextManager[Sandbox]:
     """The sandbox for ``prove``. Raises MftcoderError where executing is not allowed, or cannot be contained."""
-    if not allowed:
-        raise MftcoderError("verify executes programs that a model wrote, in a sandbox. Allow it: --allow-execution.")
-    shown, search = folders()
-    modules = [Path(folder) for folder in settings.modules.values()]
-    for folder in modules:
-        if not folder.is_dir():
+    for folder in settings.modules.values():
+        if not Path(folder).is_dir():
             raise MftcoderError(f"verify.modules: {folder} is no folder. Install the modules there.")
-    with Sandbox(workers=workers, folders=[*shown, *modules], search=search) as sandbox:
-        yield sandbox
+    return testing.open_sandbox(allowed=allowed, asked_by="verify", workers=workers, modules=_modules(settings))
 
 
 def prove(case: Case, settings: ExecuteVerification, sandbox: Sandbox) -> Proof:
@@ -64,8 +55,8 @@ def prove(case: Case, settings: ExecuteVerification, sandbox: Sandbox) -> Proof:
     if not case.tests.strip():
         return Proof("no tests", {})
     outcome = _run(case, case.solution, settings, sandbox)
-    if reason := _reason(outcome):
-        return Proof(reason, {"stderr": _told(outcome.stderr)}, unverifiable=reason == "module not there")
+    if reason := testing.failure(outcome):
+        return Proof(reason, {"stderr": testing.shortened(outcome.stderr)}, unverifiable=reason == testing.NO_MODULE)
     if not settings.mutants:
         return Proof("", {"language": language})
     return _tried(case, language, settings, sandbox)
@@ -77,7 +68,7 @@ def _tried(case: Case, language: str, settings: ExecuteVerification, sandbox: Sa
     tried = 0
     for kind, code in candidates[: settings.mutants * _MOST_TRIED]:
         outcome = _run(case, code, settings, sandbox)
-        if _no_program(outcome):
+        if testing.is_no_program(outcome):
             continue
         tried += 1
         if not outcome.ok:
@@ -93,30 +84,16 @@ def _run(case: Case, solution: str, settings: ExecuteVerification, sandbox: Sand
         wall_seconds=settings.wall_seconds,
         memory_bytes=settings.memory_mib * MIB,
     )
-    language = canonical(case.language)
-    files, command = program(language, solution, case.tests, case.entry_point, _real(settings.modules))
-    return sandbox.run(files, command, limits)
+    return testing.run_tests(
+        sandbox,
+        canonical(case.language),
+        solution,
+        case.tests,
+        case.entry_point,
+        limits=limits,
+        modules=_modules(settings),
+    )
 
 
-def _real(modules: Mapping[Any, str]) -> dict[str, str]:
-    return {language: str(Path(folder).resolve()) for language, folder in modules.items()}
-
-
-def _reason(outcome: Outcome) -> str:
-    if outcome.ok:
-        return ""
-    if outcome.reason != "failed":
-        return _LIMITS[outcome.reason]
-    if any(text in outcome.stderr for text in _NO_MODULE):
-        return "module not there"
-    return "does not compile" if _no_program(outcome) else "fails its tests"
-
-
-def _no_program(outcome: Outcome) -> bool:
-    """Whether a compiler, or node, found fault before anything was run."""
-    return outcome.exit_code == NOT_COMPILED or (outcome.exit_code == 1 and "\nSyntaxError: " in outcome.stderr)
-
-
-def _told(text: str) -> str:
-    """Of error output, where it begins and where it ends: languages differ in where they say what it was."""
-    return text if len(text) <= 2 * _TOLD else f"{text[:_TOLD]} … {text[-_TOLD:]}"
+def _modules(settings: ExecuteVerification) -> dict[str, str]:
+    return dict(settings.modules)
