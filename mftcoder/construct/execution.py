@@ -96,4 +96,4 @@ def _run(case: Case, solution: str, settings: ExecuteVerification, sandbox: Sand
 
 
 def _modules(settings: ExecuteVerification) -> dict[str, str]:
-    return dict(settings.modules)
+    return {str(language): folder for language, folder in settings.modules.items()}

@@ -59,6 +59,14 @@ def _one_after_the_other(solution: str, tests: str, entry_point: str) -> str:
     return f"{solution}\n\n{tests}\n"
 
 
+def _javascript(solution: str, tests: str, entry_point: str) -> str:
+    """Node's console.assert only prints; here it fails, as the tests that use it mean it to."""
+    fails = (
+        'console.assert = (holds, ...why) => { if (!holds) throw new Error(["assertion failed", ...why].join(" ")); };'
+    )
+    return f"{solution}\n\n{fails}\n{tests}\n"
+
+
 def _java(solution: str, tests: str, entry_point: str) -> str:
     """One file: its imports first, and no public class, whose name would have to be the file's."""
     both = f"{solution}\n\n{tests}\n"
@@ -87,7 +95,7 @@ LANGUAGES: dict[str, Language] = {
     language.name: language
     for language in (
         Language("python", "main.py", (PYTHON,), (PYTHON, "-B", "main.py"), _python, "PYTHONPATH"),
-        Language("javascript", "main.js", ("node",), ("node", "main.js"), _one_after_the_other, "NODE_PATH"),
+        Language("javascript", "main.js", ("node",), ("node", "main.js"), _javascript, "NODE_PATH"),
         Language(
             "java",
             "Main.java",

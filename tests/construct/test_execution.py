@@ -62,6 +62,15 @@ def test_good_wrong_and_empty_tests_of_each_language(sandbox, language):
     assert reason(Case(language, solution, empty), sandbox, mutants=1) == "tests notice no mutant"
 
 
+def test_a_javascript_assertion_on_the_console_fails_its_program(sandbox):
+    if missing("javascript"):
+        pytest.skip("there is no node")
+    tests = "const test = () => { console.assert(add(2, 3) === %d, 'sum') }\ntest()"
+    solution = ADD["javascript"][0]
+    assert reason(Case("javascript", solution, tests % 5), sandbox) == ""
+    assert reason(Case("javascript", solution, tests % 6), sandbox) == "fails its tests"
+
+
 @pytest.mark.parametrize(
     ("solution", "tests", "expected"),
     [
