@@ -46,7 +46,7 @@ def add_set(parser: ArgumentParser, example: str) -> None:
     )
 
 
-def add_verify(parser: ArgumentParser) -> None:
+def add_verify(parser: _ActionsContainer) -> None:
     parser.add_argument(
         "--verify",
         choices=("quick", "full"),
@@ -59,14 +59,16 @@ def add_json(parser: _ActionsContainer, meaning: str) -> None:
     parser.add_argument("--json", action="store_true", help=meaning)
 
 
-def add_allow_execution(parser: ArgumentParser) -> None:
+def add_allow_execution(parser: _ActionsContainer) -> None:
     parser.add_argument(
         "--allow-execution", action="store_true", help="programs that a model wrote may be executed, in a sandbox"
     )
 
 
-def add_sampling(parser: ArgumentParser) -> None:
-    parser.add_argument("--max-new-tokens", type=positive, default=256, metavar="N", help="default: 256")
+def add_sampling(parser: _ActionsContainer, max_new_tokens: int = 256) -> None:
+    parser.add_argument(
+        "--max-new-tokens", type=positive, default=max_new_tokens, metavar="N", help=f"default: {max_new_tokens}"
+    )
     parser.add_argument(
         "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): the likeliest token"
     )

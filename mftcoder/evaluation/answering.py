@@ -23,6 +23,7 @@ class Answer(NamedTuple):
     text: str
     finish: str  # "stop": by itself or at a stop text; "length": it was cut
     num_tokens: int
+    stopped_at: str = ""  # the stop text, if it was one
 
 
 class Question(NamedTuple):
@@ -46,7 +47,7 @@ def answer_all(
     Raises MftcoderError if a question alone is as long as the model can read.
     """
     found: dict[int, Answer] = {}
-    for batch in _batches(questions, batch_size, _room(model) - sampling.max_new_tokens):
+    for batch in _batches(questions, batch_size, room(model) - sampling.max_new_tokens):
         answers = _answers(model, tokenizer, [questions[number] for number in batch], sampling)
         found |= dict(zip(batch, answers, strict=True))
     return [found[number] for number in range(len(questions))]
@@ -134,8 +135,10 @@ def _answers(
 def _answer(tokenizer: PreTrainedTokenizerFast, ids: list[int], stops: Sequence[int], sampling: Sampling) -> Answer:
     ended = next((place for place, token in enumerate(ids) if token in stops), None)
     written = ids if ended is None else ids[:ended]
-    text, stopped = cut_at_stop(tokenizer.decode(written, skip_special_tokens=True), sampling.stop)
-    return Answer(text, "stop" if stopped or ended is not None else "length", len(written))
+    decoded = tokenizer.decode(written, skip_special_tokens=True)
+    text, stopped = cut_at_stop(decoded, sampling.stop)
+    at = next(stop for stop in sampling.stop if decoded.startswith(stop, len(text))) if stopped else ""
+    return Answer(text, "stop" if stopped or ended is not None else "length", len(written), at)
 
 
 def _settings(model: PreTrainedModel, new_tokens: int, stops: list[int], padding: int) -> GenerationConfig:
@@ -151,13 +154,13 @@ def _settings(model: PreTrainedModel, new_tokens: int, stops: list[int], padding
 
 def room_beside(model: PreTrainedModel, prompt_length: int) -> int:
     """The most tokens of an answer; MftcoderError if the prompt leaves no room for one."""
-    if prompt_length >= (room := _room(model)):
+    if prompt_length >= (most := room(model)):
         raise MftcoderError(
-            f"the prompt has {prompt_length} tokens, but the model reads {room} at most, answer included. Shorten it."
+            f"the prompt has {prompt_length} tokens, but the model reads {most} at most, answer included. Shorten it."
         )
-    return room - prompt_length
+    return most - prompt_length
 
 
-def _room(model: PreTrainedModel) -> int:
+def room(model: PreTrainedModel) -> int:
     """The most tokens that the model reads, prompt and answer together."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**62

@@ -1,5 +1,6 @@
 """Models to use: the trained model of a run, taken out of its checkpoint, or any folder or hub id of transformers."""
 
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -109,6 +110,21 @@ def load_for_use(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
                 settings = Model(path=name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), load_tokenizer(settings, chat)
+
+
+def weights_fingerprint(name: str) -> str:
+    """A short text that is another one when what ``load_for_use`` would load has changed.
+
+    Of files, their sizes and times of change count; of a model on the hub, its commit.
+    """
+    folder = Path(name)
+    if (folder / "run.json").is_file() or (folder / "checkpoint.json").is_file():
+        folder = open_run(folder)[1].path
+    if not folder.is_dir():
+        return str(getattr(load_config(Model(path=name)), "_commit_hash", None))
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return blake2b(found.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def _base_of(adapter: Path) -> Model:

@@ -1,0 +1,1 @@
+"""Benchmarks: read, asked, executed, scored; ``run.benchmark`` does it all."""
