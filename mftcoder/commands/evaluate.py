@@ -35,9 +35,7 @@ def _declare_evaluate(parser: ArgumentParser) -> None:
 
     losses = parser.add_argument_group("with --shards")
     add_verify(losses)
-    losses.add_argument(
-        "--split", default="validation", choices=("train", "probe", "validation"), help="default: validation"
-    )
+    losses.add_argument("--split", choices=("train", "probe", "validation"), help="default: validation")
 
     benchmarks = parser.add_argument_group("with --benchmark")
     benchmarks.add_argument(
@@ -75,6 +73,7 @@ def _declare_evaluate(parser: ArgumentParser) -> None:
 
 def _evaluate(arguments: Namespace) -> int:
     """The loss of each task, or pass@k of benchmarks; of one model or of two."""
+    _check_options(arguments)
     result, table = _benchmarks(arguments) if arguments.benchmark else _losses(arguments)
     if arguments.output:
         write(arguments.output, to_json(result))
@@ -82,12 +81,23 @@ def _evaluate(arguments: Namespace) -> int:
     return 0
 
 
+def _check_options(arguments: Namespace) -> None:
+    """MftcoderError for options that do not go together."""
+    other, unused = "--shards", {"--split": arguments.split}
+    if arguments.shards:
+        names = ("to", "allow_execution", "k", "limit", "language", "modules", "workers")
+        other, unused = "--benchmark", {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
+        unused |= {"--samples": arguments.samples > 1, "--chat, --no-chat": arguments.chat is not None}
+    if given := [option for option, value in unused.items() if value]:
+        raise MftcoderError(f"{given[0]}: goes with {other}. Leave it out.")
+
+
 def _losses(arguments: Namespace) -> tuple[dict[str, Any], Any]:
     from mftcoder.data.shards import Shards
     from mftcoder.evaluation.losses import evaluate, table
 
     shards = Shards.open(arguments.shards, arguments.verify)
-    result = evaluate(arguments.model, shards, split=arguments.split, against=arguments.against)
+    result = evaluate(arguments.model, shards, split=arguments.split or "validation", against=arguments.against)
     return result, table(result)
 
 

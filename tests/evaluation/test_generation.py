@@ -93,7 +93,7 @@ def test_an_answer_ends_before_a_stop_text_also_while_it_is_told(loaded, start):
         assert stop not in one.text
     pieces: list[str] = []
     answer = answer_aloud(model, tokenizer, asked[0], sampling, pieces.append)
-    assert (answer.text, answer.finish) == (expected, "stop")
+    assert (answer.text, answer.finish, answer.stopped_at) == (expected, "stop", stop)
     assert "".join(pieces) == expected
     assert answer.num_tokens < 24
 

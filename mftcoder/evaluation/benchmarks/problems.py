@@ -42,8 +42,6 @@ def read_problems(path: Path, language: str | None = None) -> list[Problem]:
     if not path.name.endswith(SUFFIXES):
         raise MftcoderError(f"{path}: must be a file of one of the kinds {', '.join(SUFFIXES)}.")
     problems = [_problem(record, where, language) for where, record in read_file(path)]
-    if not problems:
-        raise MftcoderError(f"{path}: holds no problem.")
     first: dict[str, str] = {}
     for problem in problems:
         if (before := first.setdefault(problem.name, problem.where)) != problem.where:
