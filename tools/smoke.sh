@@ -25,6 +25,8 @@ say mftcoder train "$run/config.json" --set training.max_steps=10
 say deepspeed --num_gpus 2 --module mftcoder train "$run/config.json" --set output_dir="$run/two-ranks" \
     --set training.gradient_accumulation_steps=1 --set training.max_steps=10
 say mftcoder evaluate "$run/run" --shards "$run/shards" --against "$run/base" --output "$run/run/evaluation.json"
+printf '{"question": "12 + 30", "answer": "#### 42"}\n' >"$run/sums.jsonl"
+say mftcoder evaluate "$run/run" --benchmark "$run/sums.jsonl" --to "$run/benchmarks" --no-chat --max-new-tokens 8
 say mftcoder export "$run/run" --to "$run/export"
 say mftcoder generate "$run/export" --prompt '12 + 30' --max-new-tokens 8
 say mftcoder compare "$run/run" "$run/two-ranks"
