@@ -1,7 +1,7 @@
 """Making task files, in one of several ways."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from mftcoder.commands.options import Command, add_allow_execution, add_json, add_set, positive, seed
@@ -22,17 +22,21 @@ def _declare_from_source(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tasks",
+        type=_names,
         metavar="TASK,TASK…",
         help="of completion, completion-line, completion-block, completion-body, infill, text-to-code, comment, "
         "repair, unit-test, text (default: all)",
     )
     parser.add_argument(
         "--languages",
+        type=_names,
         metavar="NAME,NAME…",
         help="of python, java, javascript, typescript, c, cpp, go, rust (default: all)",
     )
     parser.add_argument(
         "--licences",
+        type=_names,
+        default=["permissive"],
         metavar="ID,ID…",
         help="SPDX ids of the licences to accept; also permissive, unknown, any (default: permissive)",
     )
@@ -51,9 +55,9 @@ def _from_source(arguments: Namespace) -> int:
     counts = construct(
         arguments.out,
         arguments.roots,
-        arguments.tasks.split(",") if arguments.tasks else TASKS,
-        languages=arguments.languages.split(",") if arguments.languages else None,
-        licences=(arguments.licences or "permissive").split(","),
+        arguments.tasks or TASKS,
+        languages=arguments.languages,
+        licences=arguments.licences,
         workers=arguments.workers,
         max_samples=arguments.max_samples,
         max_chars=arguments.max_chars or MAX_CHARS,
@@ -62,6 +66,13 @@ def _from_source(arguments: Namespace) -> int:
     )
     show(arguments, counts, table(counts))
     return 0
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ArgumentTypeError(f'must be names with commas between them; found "{text}"')
+    return list(dict.fromkeys(names))
 
 
 def _declare_run(parser: ArgumentParser) -> None:

@@ -38,6 +38,7 @@ from mftcoder.errors import MftcoderError
 TASKS = (*CODE_TASKS, UNIT_TEST, "text")
 MAX_CHARS = 6000  # of a conversation: about 1,800 tokens of code
 SIMILARITY = 0.85  # of files, from which on one repeats the other
+MANIFEST = "construct.manifest"  # not called .json: ``out`` may be a task's path, and this is no file of records
 FILES_PER_MESSAGE = 500
 FILES_AT_ONCE = 16  # that a process is given
 JOBS_WAITING = 4  # for each process
@@ -67,7 +68,7 @@ def construct(
     workers: int = 1,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Writes ``out/<task>.jsonl`` for every task, and the returned counts to ``out/construct.json``.
+    """Writes ``out/<task>.jsonl`` for every task, and the returned counts to ``out/construct.manifest``.
 
     The same files give the same bytes, however many ``workers`` (processes) there are; ``seed`` decides where functions
     are cut, which defect they get, and which ``max_samples`` records of each task are kept. ``max_chars`` bounds the
@@ -106,7 +107,7 @@ def construct(
         _require_records(shown)
         for output in outputs.values():
             output.publish()
-        write_json(out / "construct.json", shown)
+        write_json(out / MANIFEST, shown)
     return shown
 
 

@@ -17,8 +17,12 @@ from typing import Any
 
 import pytest
 
+from mftcoder import cli
+from mftcoder.config.schema import Task
 from mftcoder.construct import from_source
 from mftcoder.construct.from_source import TASKS, table
+from mftcoder.data.reading import read_file
+from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 
 CODE = ["completion", "text-to-code", "repair"]
@@ -139,7 +143,7 @@ def test_every_function_is_in_a_record_or_in_a_count(library, made):
         assert count["found"] == count["records"] + sum(count["left_out"].values())
         assert count["records"] == len(records(out, task))
     assert sum(counts["tasks"]["repair"]["defects"].values()) == counts["tasks"]["repair"]["records"]
-    assert json.loads((out / "construct.json").read_text()) == counts
+    assert json.loads((out / "construct.manifest").read_text()) == counts
 
 
 def without_addresses(text: str) -> str:
@@ -349,6 +353,53 @@ def test_a_run_without_records_leaves_the_earlier_files_alone(tmp_path):
     with pytest.raises(MftcoderError, match=r"no record could be made.*too short"):
         construct(out, [write(tmp_path / "empty", {"a.py": "x = 1\n"})], tell=quiet)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_folder_can_be_the_path_of_a_task(tmp_path):
+    out = tmp_path / "out"
+    counts = construct(out, [write(tmp_path / "root", {"a.py": GOOD})], ["comment", "repair"], tell=quiet)
+    files = source_files(Task(name="all", path=str(out)))
+    assert [file.name for file in files] == ["comment.jsonl", "repair.jsonl"]
+    assert sum(1 for file in files for _ in read_file(file)) == sum(
+        task["records"] for task in counts["tasks"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--roots", "gone"], "gone: no such folder. Name a folder of source files."),
+        (["--roots"], "argument --roots: expected at least one argument"),
+        (["--tasks", "comment,docs"], 'there is no task "docs". Choose from completion'),
+        (["--tasks", "comment,"], 'argument --tasks: must be names with commas between them; found "comment,"'),
+        (["--languages", "python,cobol"], 'there is no language "cobol". Choose from python'),
+        (["--languages", ""], 'argument --languages: must be names with commas between them; found ""'),
+        (["--licences", "MIT,free"], '"free" is not known. Choose from permissive'),
+        (["--licences", ""], 'argument --licences: must be names with commas between them; found ""'),
+        (["--workers", "0"], 'argument --workers: must be an integer above 0; found "0"'),
+        (["--max-samples", "none"], 'argument --max-samples: must be an integer above 0; found "none"'),
+        (["--max-chars", "-5"], 'argument --max-chars: must be an integer above 0; found "-5"'),
+        (["--seed", "1.5"], 'argument --seed: must be an integer from 0 to 4294967295; found "1.5"'),
+    ],
+)
+def test_wrong_options_are_refused_by_name(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "root", {"a.py": GOOD})
+    argv = ["construct", "from-source", "out", "--roots", "root", *options]
+    try:
+        code = cli.main(argv)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_may_have_spaces_and_come_twice(tmp_path):
+    root = write(tmp_path / "root", {"a.py": GOOD})
+    argv = ["construct", "from-source", str(tmp_path / "out"), "--roots", str(root), "--licences", "any"]
+    assert cli.main([*argv, "--tasks", "comment, repair,comment"]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.jsonl")) == ["comment.jsonl", "repair.jsonl"]
 
 
 def test_wrong_arguments_are_refused_with_where_and_what(tmp_path):
