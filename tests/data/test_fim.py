@@ -17,7 +17,7 @@ from mftcoder.data.encoding import Encoder
 from mftcoder.data.fim import REARRANGED, SENTINELS, TOO_LONG, cut, rearranged, sentinel_ids
 from mftcoder.data.fitting import Encoded
 from mftcoder.data.prepare import prepare
-from mftcoder.data.records import Conversation, Text
+from mftcoder.data.records import RECORD_FORMATS, Conversation, Text
 from mftcoder.errors import MftcoderError
 
 ALWAYS = Fim(rate=1.0)
@@ -97,6 +97,41 @@ def test_rates_and_cuts_are_those_asked_for() -> None:
     apart, together = both[0, 0] + both[3, 2], both[5, 5] + both[0, 10]
     assert 1.3 < apart / together < 3  # two different places can be drawn in two ways
     assert sum(cut(text, ALWAYS, 1) == cut(text, ALWAYS, 2) for text in texts) < 100
+
+
+def middle_of(sample: Encoded, tokenizer: PreTrainedTokenizerFast, suffix_first: bool, prefix: str) -> str:
+    """What a model learns to write: all behind the last sentinel, but for a prefix that stands there too."""
+    ids = sample.input_ids.tolist()
+    written = tokenizer.decode(ids[ids.index(sentinel_ids(ALWAYS, tokenizer)[2]) + 1 : -1])
+    return written.removeprefix(prefix) if suffix_first else written
+
+
+@pytest.mark.parametrize(
+    ("prefix", "middle", "suffix"),
+    [
+        ("def add(a, b):\n", "    return a + b\n", "print(add(2, 3))\n"),
+        ("", "first", " rest"),
+        ("all but ", "the end", ""),
+        ("nothing ", "", "between"),
+        ("", "everything", ""),
+        ("é🙂", "ö🙃ü", "ß"),
+    ],
+)
+def test_the_hole_of_a_record_is_what_is_learnt_in_either_order(with_sentinels, prefix, middle, suffix) -> None:
+    record = {"prefix": prefix, "middle": middle, "suffix": suffix}
+    text = RECORD_FORMATS["infill"].parse(record, "a.jsonl:1")
+    assert cut(text.text, ALWAYS, 1, text.hole)[:3] == (prefix, middle, suffix)
+    assert cut(text.text, Fim(rate=0.0), 1, text.hole) is None
+    orders = set()
+    for seed in range(20):
+        options = {"seed": seed, "sequence_length": 10**6, "parse_control": False, "noted": Counter()}
+        sample = rearranged([text], ALWAYS, with_sentinels, **options)[0]
+        whole, suffix_first = put_together(sample, with_sentinels)
+        assert whole == prefix + middle + suffix
+        suffix_first = suffix_first and cut(text.text, ALWAYS, seed, text.hole).suffix_first
+        assert middle_of(sample, with_sentinels, suffix_first, prefix) == middle
+        orders.add(suffix_first)
+    assert orders == {True, False}
 
 
 def test_sentinels_and_control_tokens_in_a_document_are_text(with_sentinels) -> None:
