@@ -49,31 +49,9 @@ def watch(
     output = _Output(stdout, stderr, limits["output_bytes"])
     used = _Used(root)
     began = time.monotonic()
-    reason = ""
-    poll = select.poll()
     ended = os.pidfd_open(root)
     try:
-        for descriptor in (stdout, stderr):
-            os.set_blocking(descriptor, False)
-        for descriptor in (ended, owner, stdout, stderr):
-            poll.register(descriptor, select.POLLIN)
-        between, look_at = _FIRST_LOOK, began + _FIRST_LOOK
-        while not reason:
-            now = time.monotonic()
-            ready = {descriptor for descriptor, _ in poll.poll(max(0.0, look_at - now) * 1000)}
-            for descriptor in ready & output.open:
-                if not output.read(descriptor):
-                    poll.unregister(descriptor)
-            if ended in ready:
-                break
-            if owner in ready:
-                raise OwnerGone
-            now = time.monotonic()
-            if now >= look_at:
-                used.look(limits)
-                between = min(between * 1.5, _LAST_LOOK)
-                look_at = now + between
-            reason = output.over or used.over(limits) or ("time" if now - began > limits["wall_seconds"] else "")
+        reason = _until_end_or_limit(ended, owner, output, used, limits)
     finally:
         os.close(ended)
         kill(root)
@@ -90,6 +68,34 @@ def watch(
         cpu,
         max(usage.ru_maxrss * 1024, used.peak_bytes),
     )
+
+
+def _until_end_or_limit(ended: int, owner: int, output: "_Output", used: "_Used", limits: dict[str, Any]) -> str:
+    """The limit that was passed; empty when ``ended``, which becomes readable at a process's end, says that it has."""
+    poll = select.poll()
+    for descriptor in output.open:
+        os.set_blocking(descriptor, False)
+    for descriptor in (ended, owner, *output.open):
+        poll.register(descriptor, select.POLLIN)
+    began = time.monotonic()
+    between, look_at = _FIRST_LOOK, began + _FIRST_LOOK
+    reason = ""
+    while not reason:
+        ready = {descriptor for descriptor, _ in poll.poll(max(0.0, look_at - time.monotonic()) * 1000)}
+        for descriptor in ready & output.open:
+            if not output.read(descriptor):
+                poll.unregister(descriptor)
+        if ended in ready:
+            break
+        if owner in ready:
+            raise OwnerGone
+        now = time.monotonic()
+        if now >= look_at:
+            used.look(limits)
+            between = min(between * 1.5, _LAST_LOOK)
+            look_at = now + between
+        reason = output.over or used.over(limits) or ("time" if now - began > limits["wall_seconds"] else "")
+    return reason
 
 
 class _Output:
