@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -198,7 +199,8 @@ class Metrics:
         if slow:
             self.write("slow_rank", step, rank=slow.rank, host=slow.host, own_seconds=slow.seconds)
             self.tell(f"step {step}: {slow}")
-        return {"slowest_rank_seconds": float(seconds.max()), "median_rank_seconds": float(np.median(seconds))}
+        median = statistics.median_low(seconds.tolist())
+        return {"slowest_rank_seconds": float(seconds.max()), "median_rank_seconds": median}
 
     def close(self) -> None:
         if self._enabled:

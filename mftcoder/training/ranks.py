@@ -6,6 +6,7 @@ for slow ranks in it: there only slow data are told apart.
 """
 
 import socket
+import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,8 @@ class RankTimes:
         One collective, if there are several ranks. ``data_seconds`` is what this rank waited for its data.
         """
         seconds = np.array(self._group.gather(self._group.own_work.take() + data_seconds))
-        slowest, median = int(seconds.argmax()), float(np.median(seconds))
+        # The lower one: of two nodes one may be slow, and with it half of the ranks.
+        slowest, median = int(seconds.argmax()), statistics.median_low(seconds.tolist())
         if seconds[slowest] < max(SLOW * median, median + MIN_SECONDS):
             slowest = -1
         self._in_a_row = self._in_a_row + 1 if slowest == self._suspect else 1

@@ -33,9 +33,11 @@ def fail(engine: DeepSpeedEngine) -> None:
 
 
 def spoil(engine: DeepSpeedEngine, value: float) -> None:
-    """The losses of the next forward pass of this rank are ``value``."""
+    """The losses of the next forward pass of this rank that is trained on are ``value``."""
 
-    def spoiled(_: object, __: object, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def spoiled(module: torch.nn.Module, _: object, outputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if not module.training:
+            return outputs
         handle.remove()
         print(f"a loss of {value}", flush=True)
         return outputs[0] + value, outputs[1] + value, *outputs[2:]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from end_to_end_project import succeed
 from fault_run import MFTCODER, FaultRun, deepspeed, torchrun
+from test_lost_ranks import WORKER
 from test_resume import assert_equal_bitwise, last_checkpoint, losses_logged
 
 pytestmark = pytest.mark.engine
@@ -110,11 +112,10 @@ def test_ctrl_c_stops_after_a_save_and_twice_at_once(long_run, tmp_path):
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.end() == 130, run.output
         assert_saved(run, tmp_path / "once")
-    # Steps that take long enough for a second key, which must not wait for the first's save.
-    slow = {"training__gradient_accumulation_steps": 4000, "training__save_steps": 1, "logging__logging_steps": 1}
-    with FaultRun([*MFTCODER, "train", long_run("twice", **slow)], tmp_path / "log") as run:
-        run.wait_for_line("validation")
-        time.sleep(1)  # into the first step, which takes much longer
+    # The second key must not wait for the save after a step, which here never ends.
+    with FaultRun([sys.executable, WORKER, "hang", 0, 6, long_run("twice")], tmp_path / "log") as run:
+        run.wait_for_line("step 5/")
+        time.sleep(1)  # into the step that hangs
         os.killpg(run.process.pid, signal.SIGINT)
         run.wait_for_line("Ctrl-C again")
         time.sleep(1.5)  # one key within a second counts as one

@@ -100,7 +100,7 @@ def test_nodes_that_are_cut_off_stop_within_the_timeout_and_name_each_other(node
 
 
 def test_a_slow_node_is_named(nodes, write_config, tmp_path):
-    config = write_config("run", deepspeed=ZERO2, **LONG_RUN | {"logging__logging_steps": 4})
+    config = write_config("run", deepspeed=ZERO2, **LONG_RUN | {"logging__logging_steps": 40})
     for node in nodes:
         start("ranks.sh", node, config)
     until(lambda: steps_done(tmp_path / "run") >= 1, 200)
