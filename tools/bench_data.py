@@ -37,8 +37,8 @@ from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.mixture import Mixture
 from mftcoder.data.packing import best_fit_decreasing
 from mftcoder.data.prepare import prepare, samples_path, shards_path
-from mftcoder.data.records import read_records
 from mftcoder.data.shards import Shards
+from mftcoder.data.task_records import read_records
 
 SAMPLES_TO_PACK = 1_630_322  # the corpus of the MFTCoder paper
 TEXTS_AT_ONCE = 1000

@@ -11,7 +11,8 @@ from transformers.utils import logging
 from mftcoder.config.load import parse
 from mftcoder.config.schema import Config, Task
 from mftcoder.data.prepare import prepare
-from mftcoder.data.records import Text, read_records
+from mftcoder.data.records import Text
+from mftcoder.data.task_records import read_records
 
 RECORDS_FOR_TOKENIZER = 2000  # of each task
 SMALL = {"vocabulary": 2048, "hidden_size": 128, "layers": 4, "sequence_length": 128}  # 1.05M parameters

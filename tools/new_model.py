@@ -20,7 +20,8 @@ from mftcoder.config.load import load
 from mftcoder.config.schema import Config
 from mftcoder.data.encoding import group_of
 from mftcoder.data.holdout import Split, group_hash, hold_out, seeded
-from mftcoder.data.records import Text, read_records
+from mftcoder.data.records import Text
+from mftcoder.data.task_records import read_records
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHATML = (

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mftcoder.config.schema import Config, Filters, Fim, HeldOut, Section, Task
 from mftcoder.data.location import failures, is_remote
-from mftcoder.data.records import record_format
 from mftcoder.data.sources import held_out_files, named_files, source_files
+from mftcoder.data.task_records import record_format
 
 
 class FileEntry(Section):

@@ -21,7 +21,7 @@ from mftcoder.data.bad_records import SHOWN, BadRecords, Budget, TooManyBadError
 from mftcoder.data.encoding import Encoder, chunks
 from mftcoder.data.parts import EncodedPart, Made, Maker, PartCounts, write_part
 from mftcoder.data.reading import Part, read_part
-from mftcoder.data.records import parse_records
+from mftcoder.data.task_records import parse_records
 from mftcoder.errors import MftcoderError, RunError
 
 _SECONDS_BETWEEN_NEWS = 10.0

@@ -34,9 +34,9 @@ from mftcoder.data.parts import (
     remove_parts,
 )
 from mftcoder.data.planning import plan_all
-from mftcoder.data.records import no_record
 from mftcoder.data.shards import Shards, write_manifest
 from mftcoder.data.sketches import SketchMaker, TaskSketches, sketch_parts
+from mftcoder.data.task_records import no_record
 from mftcoder.data.writing import write_task
 from mftcoder.errors import MftcoderError
 from mftcoder.locks import locked

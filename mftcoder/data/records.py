@@ -5,13 +5,10 @@ optional ``group`` (source file, conversation …): samples of one group are nev
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mftcoder.config.schema import Task
-from mftcoder.data.reading import Refuse, read_file, stop
-from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
 from mftcoder.json_values import check_values, parse_json
 
@@ -107,21 +104,19 @@ _PAIRS = (
 def _parse_turns(turns: Turns, record: Record, where: str, *, alternating: bool = False) -> Conversation:
     entries = record[turns.key]
     if not isinstance(entries, list) or not entries:
-        raise MftcoderError(f"{where}: {turns.key} must be a list of at least one message; found {_shown(entries)}.")
+        raise MftcoderError(f"{where}: {turns.key} must be a list of at least one message; found {shown(entries)}.")
     messages = [_system(record, where)] if "system" in record else []
     for index, entry in enumerate(entries):
         place = f"{where}: {turns.key}[{index}]"
         if not isinstance(entry, dict):
-            raise MftcoderError(f"{place} must be an object; found {_shown(entry)}.")
+            raise MftcoderError(f"{place} must be an object; found {shown(entry)}.")
         message = _message(turns, entry, place)
         before = messages[-1].role if messages else "the start"
         if message.role == "system" and messages:
             raise MftcoderError(f"{place}.{turns.role}: a system message must come first; found it after {before}.")
         due = "assistant" if before == "user" else "user"
         if alternating and message.role not in ("system", due):
-            raise MftcoderError(
-                f"{place}.{turns.role} must be {due} after {before}; found {_shown(entry[turns.role])}."
-            )
+            raise MftcoderError(f"{place}.{turns.role} must be {due} after {before}; found {shown(entry[turns.role])}.")
         messages.append(message)
     return Conversation(tuple(messages), _group(record, where), _tools(record, where), where)
 
@@ -129,14 +124,14 @@ def _parse_turns(turns: Turns, record: Record, where: str, *, alternating: bool 
 def parse_messages(record: Record, where: str) -> Conversation:
     """A record of the format ``messages``; MftcoderError that begins with ``where`` if it is none."""
     if _MESSAGES.key not in record:
-        raise MftcoderError(f'{where}: must have "messages"; found keys {_shown(list(record))}.')
+        raise MftcoderError(f'{where}: must have "messages"; found keys {shown(list(record))}.')
     return _parse_turns(_MESSAGES, record, where)
 
 
 def _message(turns: Turns, entry: Record, place: str) -> Message:
     spelling = entry.get(turns.role)
     if not isinstance(spelling, str) or spelling not in turns.roles:
-        raise MftcoderError(f"{place}.{turns.role} must be {turns.expected}; found {_shown(spelling)}.")
+        raise MftcoderError(f"{place}.{turns.role} must be {turns.expected}; found {shown(spelling)}.")
     fields = {k: v for k, v in entry.items() if k not in (turns.role, turns.content, "train") and v is not None}
     content = entry.get(turns.content)
     if content is None and "tool_calls" in fields:
@@ -146,11 +141,11 @@ def _message(turns: Turns, entry: Record, place: str) -> Message:
     if not isinstance(content, str):
         raise MftcoderError(
             f'{place}.{turns.content} must be a string, or a list of {{"type": "text", "text": …}}; '
-            f"found {_shown(content)}."
+            f"found {shown(content)}."
         )
     train = entry.get("train", True)
     if not isinstance(train, bool):
-        raise MftcoderError(f"{place}.train must be true or false; found {_shown(train)}.")
+        raise MftcoderError(f"{place}.train must be true or false; found {shown(train)}.")
     role = turns.roles[spelling]
     return Message(role, content, supervised=train and role == "assistant", fields=fields)
 
@@ -206,96 +201,14 @@ RECORD_FORMATS: dict[str, Format] = {  # detection takes the first that fits; a 
 }
 
 
-def record_format(task: Task) -> str:
-    """The record format of a task: as its config says, or that of its first record.
-
-    Raises MftcoderError if the format is unknown or the first record fits none.
-    """
-    known = ", ".join(RECORD_FORMATS)
-    if task.format in RECORD_FORMATS:
-        return task.format
-    if task.format != "auto":
-        raise MftcoderError(f'data.tasks "{task.name}": format must be auto, {known}; found "{task.format}".')
-    bad: list[MftcoderError] = []  # whoever reads the records tells of them
-    try:
-        where, record = next(_task_records(task, bad.append))
-    except MftcoderError as error:
-        raise (bad[0] if bad else error) from None
-    detected = _detect(record)
-    if detected is None:
-        raise MftcoderError(
-            f"{where}: fits none of the record formats {known}; found keys {_shown(list(record))}. "
-            "Mend it, or name the format of the others in the task."
-        )
-    return detected
-
-
-def read_records(task: Task) -> Iterator[Conversation | Text]:
-    """The records of a task, in the order of its files and lines; nothing is held in memory."""
-    return parse_records(_task_records(task), task, record_format(task))
-
-
-def parse_records(
-    raw: Iterable[tuple[str, Record]], task: Task, format: str, refuse: Refuse = stop
-) -> Iterator[Conversation | Text]:
-    """Those of the ``raw`` records, each with its place, that belong to ``task``; all are of ``format``.
-
-    Records that are broken or of another format go to ``refuse``, as errors with file and line.
-    """
-    for where, record in raw:
-        if not _belongs(record, task):
-            continue
-        try:
-            parsed = _parse(record, where, task, format)
-        except MftcoderError as error:
-            refuse(error)
-            continue
-        yield parsed
-
-
-def _last_answer_only(sample: Conversation) -> Conversation:
-    last = max((index for index, message in enumerate(sample.messages) if message.role == "assistant"), default=None)
-    messages = [m if index == last else replace(m, supervised=False) for index, m in enumerate(sample.messages)]
-    return replace(sample, messages=tuple(messages))
-
-
-def _parse(record: Record, where: str, task: Task, format: str) -> Conversation | Text:
-    if not RECORD_FORMATS[format].detect(record):
-        other = _detect(record)
-        found = f"a record of format {other}" if other else f"keys {_shown(list(record))}"
-        raise MftcoderError(f'{where}: task "{task.name}" has format {format}; found {found}. Use one format per task.')
-    parsed = RECORD_FORMATS[format].parse(record, where)
-    return _last_answer_only(parsed) if task.supervise == "last" and isinstance(parsed, Conversation) else parsed
-
-
-def _task_records(task: Task, refuse: Refuse = stop) -> Iterator[tuple[str, Record]]:
-    """The raw records that belong to ``task``, at least one, with their places."""
-    empty = True
-    for file in source_files(task):
-        for where, record in read_file(file, refuse):
-            if _belongs(record, task):
-                empty = False
-                yield where, record
-    if empty:
-        raise no_record(task)
-
-
-def no_record(task: Task) -> MftcoderError:
-    """The error for a ``task`` to which none of its files' records belongs."""
-    return MftcoderError(f'data.tasks "{task.name}": no record has {_shown(task.where)}. Correct where.')
-
-
-def _belongs(record: Record, task: Task) -> bool:
-    return all(record.get(key) == value for key, value in task.where.items())
-
-
-def _detect(record: Record) -> str | None:
+def detect(record: Record) -> str | None:
+    """The name of the first format that fits."""
     return next((name for name, row in RECORD_FORMATS.items() if row.detect(record)), None)
 
 
 def _string(record: Record, key: str, where: str) -> str:
     if not isinstance(record.get(key), str):
-        raise MftcoderError(f"{where}: {key} must be a string; found {_shown(record.get(key))}.")
+        raise MftcoderError(f"{where}: {key} must be a string; found {shown(record.get(key))}.")
     return record[key]
 
 
@@ -306,7 +219,7 @@ def _system(record: Record, where: str) -> Message:
 def _group(record: Record, where: str) -> str | None:
     group = record.get("group")
     if group is not None and not isinstance(group, str | int):
-        raise MftcoderError(f"{where}: group must be a string or an integer; found {_shown(group)}.")
+        raise MftcoderError(f"{where}: group must be a string or an integer; found {shown(group)}.")
     return None if group is None else str(group)
 
 
@@ -316,10 +229,11 @@ def _tools(record: Record, where: str) -> tuple[Mapping[str, Any], ...]:
         tools = parse_json(tools or "[]", f"{where}: tools")
         check_values(tools, f"{where}: tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise MftcoderError(f"{where}: tools must be a list of JSON schemas; found {_shown(tools)}.")
+        raise MftcoderError(f"{where}: tools must be a list of JSON schemas; found {shown(tools)}.")
     return tuple(tools)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """``value`` as JSON, cut where it is long."""
     text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:79]}…"

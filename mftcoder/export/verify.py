@@ -21,9 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import encode
 from mftcoder.data.prepare import shards_path
-from mftcoder.data.records import Conversation, Message, read_records
+from mftcoder.data.records import Conversation, Message
 from mftcoder.data.shards import Shards
 from mftcoder.data.spans import template_messages
+from mftcoder.data.task_records import read_records
 from mftcoder.errors import MftcoderError, RunError
 from mftcoder.models.adapter import TokenNLL, make_batch
 from mftcoder.models.families import adapter_of

@@ -13,9 +13,9 @@ from mftcoder.data.manifest import changed_sources, check_matches
 from mftcoder.data.mixture import epoch_note
 from mftcoder.data.prepare import shards_path
 from mftcoder.data.reading import Part
-from mftcoder.data.records import record_format
 from mftcoder.data.shards import Shards, Verify
 from mftcoder.data.sources import held_out_files, source_files
+from mftcoder.data.task_records import record_format
 from mftcoder.errors import MftcoderError
 from mftcoder.models.families import adapter_of, tokens_of
 from mftcoder.models.footprint import UnforeseeableError

@@ -13,7 +13,8 @@ from mftcoder.construct import tree_defects
 from mftcoder.construct.from_source import TASKS, construct
 from mftcoder.construct.languages import LANGUAGES, NAMES, parser
 from mftcoder.construct.trees import Source, functions
-from mftcoder.data.records import Text, read_records, record_format
+from mftcoder.data.records import Text
+from mftcoder.data.task_records import read_records, record_format
 from mftcoder.errors import MftcoderError
 
 FENCE = re.compile(r"^(`{3,})\w*\n(.*)\n\1$", re.DOTALL | re.MULTILINE)

@@ -11,8 +11,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from mftcoder.config.schema import MarkersChat, Model, Task, TemplateChat
 from mftcoder.data import layouts, rendering, spans
 from mftcoder.data.chat import encode, load_tokenizer, markers_template
-from mftcoder.data.records import Conversation, Message, Text, read_records
+from mftcoder.data.records import Conversation, Message, Text
 from mftcoder.data.rendering import Renderer
+from mftcoder.data.task_records import read_records
 from mftcoder.errors import MftcoderError
 
 

@@ -11,7 +11,8 @@ from tiny import CHATML, tiny_tokenizer
 
 from mftcoder.config.schema import Task
 from mftcoder.data.encoding import Encoder
-from mftcoder.data.records import RECORD_FORMATS, read_records
+from mftcoder.data.records import RECORD_FORMATS
+from mftcoder.data.task_records import read_records
 from mftcoder.errors import MftcoderError
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"

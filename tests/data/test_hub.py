@@ -15,8 +15,9 @@ import datasets
 import pytest
 
 from mftcoder.config.schema import Task
-from mftcoder.data.records import Text, read_records
+from mftcoder.data.records import Text
 from mftcoder.data.sources import source_files
+from mftcoder.data.task_records import read_records
 from mftcoder.errors import MftcoderError
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"

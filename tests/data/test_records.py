@@ -10,8 +10,9 @@ import pytest
 import zstandard
 
 from mftcoder.config.schema import Task
-from mftcoder.data.records import RECORD_FORMATS, Conversation, Text, read_records, record_format
+from mftcoder.data.records import RECORD_FORMATS, Conversation, Text
 from mftcoder.data.spans import template_messages
+from mftcoder.data.task_records import read_records, record_format
 from mftcoder.errors import MftcoderError
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"

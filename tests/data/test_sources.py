@@ -16,8 +16,9 @@ from mftcoder.config.schema import Task
 from mftcoder.data.location import located
 from mftcoder.data.prepare import prepare
 from mftcoder.data.reading import parts, read_part
-from mftcoder.data.records import Text, read_records
+from mftcoder.data.records import Text
 from mftcoder.data.sources import source_files
+from mftcoder.data.task_records import read_records
 from mftcoder.errors import MftcoderError
 
 

@@ -22,8 +22,9 @@ from mftcoder.data.manifest import Manifest, _fingerprint
 from mftcoder.data.parts import encoded_parts, find_parts
 from mftcoder.data.prepare import prepare
 from mftcoder.data.reading import parts, read_part, stop
-from mftcoder.data.records import RECORD_FORMATS, read_records
+from mftcoder.data.records import RECORD_FORMATS
 from mftcoder.data.shards import Shards
+from mftcoder.data.task_records import read_records
 from mftcoder.errors import MftcoderError
 
 Run = Callable[[Random], None]
