@@ -24,6 +24,12 @@ def _declare_export(parser: ArgumentParser) -> None:
         metavar="SIZE",
         help="of a file of weights, e.g. 2GB (default: the config's, 5GB)",
     )
+    parser.add_argument(
+        "--base-model",
+        type=_repository,
+        metavar="ORG/NAME",
+        help="the base model's hub id, where model.path is a local copy: for the card, and for an adapter",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in DIR")
     parser.add_argument(
         "--no-verify",
@@ -45,14 +51,16 @@ def _declare_export(parser: ArgumentParser) -> None:
 
 def _export(arguments: Namespace) -> int:
     """A run as a Hugging Face folder, here or on the hub."""
-    from mftcoder.export.folder import Options, export
+    from mftcoder.export.folder import Options, check_base, export
     from mftcoder.export.record import is_ours
 
     folder, source, wanted = arguments.to or arguments.run, None, vars(arguments)
     if not arguments.push and (arguments.public or arguments.revision or arguments.create_pr or arguments.message):
         raise MftcoderError("--public, --revision, --create-pr and --message are about --push ORG/NAME. Add it.")
     if arguments.to is not None:
-        options = {key: wanted[key] for key in ("checkpoint", "verify", "overwrite", "max_shard_size")}
+        options = {key: wanted[key] for key in ("checkpoint", "verify", "overwrite", "max_shard_size", "base_model")}
+        if arguments.push and arguments.adapter:
+            check_base(arguments.run, arguments.checkpoint, arguments.base_model)
         source = export(arguments.run, arguments.to, Options(merge=not arguments.adapter, **options), tell)
         tell(f"wrote {arguments.to} from {source}")
     elif not arguments.push or not is_ours(arguments.run):

@@ -39,7 +39,7 @@ def _declare_generate(parser: ArgumentParser) -> None:
         "--sentinels",
         nargs=3,
         metavar=("BEFORE_PREFIX", "BEFORE_SUFFIX", "BEFORE_MIDDLE"),
-        help="the model's tokens for infilling (default: those of its tokenizer's family)",
+        help="the model's tokens for infilling (default: those of the run's config, or of its tokenizer's family)",
     )
     parser.add_argument("--system", metavar="TEXT", help="with --prompt: a system message before it")
     parser.add_argument("--task", metavar="NAME", help="with --held-out: only this task (default: all)")

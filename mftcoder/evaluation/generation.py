@@ -11,9 +11,9 @@ from mftcoder.data.shards import Shards
 from mftcoder.errors import MftcoderError
 from mftcoder.evaluation.answering import Question, Tell, answer_all, answer_aloud
 from mftcoder.evaluation.losses import load_for_shards
-from mftcoder.evaluation.prompts import Ids, Prompt, as_json, prompt_ids, stops_of
+from mftcoder.evaluation.prompts import Ids, Prompt, as_json, prompt_ids, stops_of, with_sentinels
 from mftcoder.evaluation.sampling import Draw, Sampling
-from mftcoder.training.trained import load_for_use
+from mftcoder.training.trained import infilling_tokens, load_for_use
 
 BATCH_SIZE = 8
 
@@ -37,6 +37,7 @@ def generate(
         batch_size: answers that are written at once.
         tell: takes the pieces of the answers as they grow, then one after another; a line end closes each.
     """
+    prompts = with_sentinels(prompts, infilling_tokens(model))
     loaded, tokenizer = load_for_use(model)
     questions = [
         Question(prompt_ids(tokenizer, prompt), stops_of(tokenizer, prompt), Draw(number, sample))

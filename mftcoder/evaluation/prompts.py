@@ -1,6 +1,6 @@
 """What a model can be asked: a conversation, a text to go on with, a text with a hole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +74,14 @@ def _prompt(record: Mapping[str, Any], where: str, raw: bool, sentinels: tuple[s
     if keys == ("prefix", "suffix"):
         return Infilling(record["prefix"], record["suffix"], sentinels)
     return record["prompt"] if raw else question(record["prompt"], where)
+
+
+def with_sentinels(prompts: Sequence[Prompt], sentinels: tuple[str, ...] | None) -> list[Prompt]:
+    """``prompts``; a text with a hole that names no sentinels has these."""
+    return [
+        prompt._replace(sentinels=prompt.sentinels or sentinels) if isinstance(prompt, Infilling) else prompt
+        for prompt in prompts
+    ]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> Ids:

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from mftcoder.errors import MftcoderError, RunError
 from mftcoder.evaluation.answering import Answer, Question, answer_all, answer_aloud, room_beside
 from mftcoder.evaluation.generation import BATCH_SIZE
-from mftcoder.evaluation.prompts import prompt_ids, stops_of
+from mftcoder.evaluation.prompts import prompt_ids, stops_of, with_sentinels
 from mftcoder.evaluation.requests import ChatRequest, CompletionRequest
 from mftcoder.evaluation.sampling import Draw, Sampling
-from mftcoder.training.trained import load_for_use
+from mftcoder.training.trained import infilling_tokens, load_for_use
 
 Request = ChatRequest | CompletionRequest
 
@@ -39,6 +39,7 @@ class Server:
     def __init__(self, model: str, name: str) -> None:
         """Load ``model``, which clients see as ``name``."""
         self.name, self.started = name, int(time.time())
+        self._sentinels = infilling_tokens(model)
         self._model, self._tokenizer = load_for_use(model)
         self._turn = threading.Lock()
 
@@ -46,7 +47,7 @@ class Server:
         """What the model is asked, once for each answer; MftcoderError if it cannot be."""
         questions = [
             Question(prompt_ids(self._tokenizer, prompt), stops_of(self._tokenizer, prompt), Draw(number, sample))
-            for number, prompt in enumerate(request.prompts())
+            for number, prompt in enumerate(with_sentinels(request.prompts(), self._sentinels))
             for sample in range(request.n)
         ]
         room_beside(self._model, max(len(question.ids) for question in questions))

@@ -11,6 +11,7 @@ from mftcoder.config.schema import Config
 from mftcoder.export.plots import line_plot
 from mftcoder.export.record import last_validation, read_metrics
 from mftcoder.export.sections import (
+    base_id,
     introduction,
     is_local,
     licence,
@@ -95,7 +96,7 @@ def _metadata(
         task.dataset.path for task in config.data.tasks if task.dataset and not Path(task.dataset.path).exists()
     ]
     # Of a local folder nobody else can load, the card names what that folder itself says it was made from.
-    base_model = base.get("base_model") if is_local(config) else config.model.path
+    base_model = base_id(config) or base.get("base_model")
     relation = ("finetune" if merged else "adapter") if base_model else None
     losses = mapping(validation and validation.get("losses"))
     results = [

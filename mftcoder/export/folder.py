@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import load_tokenizer, stop_token_ids
-from mftcoder.data.inputs import vocabulary_hash
 from mftcoder.errors import MftcoderError
 from mftcoder.export.card import write_card
+from mftcoder.export.hub import without_base
 from mftcoder.export.record import is_ours, write_record
+from mftcoder.export.sections import base_id
+from mftcoder.export.tokenizer import save_tokenizer
 from mftcoder.export.verify import describe, expect, real_samples, verify
 from mftcoder.locks import locked
 from mftcoder.models.load import add_adapters, load_causal
 from mftcoder.models.lora import undo_pissa
+from mftcoder.models.model_config import load_config
 from mftcoder.training.checkpoint import Checkpoint
 from mftcoder.training.trained import load_trained, open_run
 
@@ -35,6 +38,7 @@ class Options:
     verify: bool = True  # reload the folder in a fresh process and compare
     overwrite: bool = False  # an earlier export
     max_shard_size: str | None = None  # None: by the config
+    base_model: str | None = None  # hub id of the base model; None: by the config
 
 
 def export(run: Path, to: Path, options: Options = Options(), tell: Callable[[str], None] = print) -> Path:
@@ -49,10 +53,11 @@ def export(run: Path, to: Path, options: Options = Options(), tell: Callable[[st
         tell: takes lines for the user.
     """
     config, found = open_run(run, options.checkpoint)
-    if not options.merge and config.model.lora is None:
-        raise MftcoderError(f"--adapter: {run} trained all parameters, so there is no adapter. Leave the option out.")
+    if not options.merge:
+        _check_adapter(run, config)
     # What was forced for the GPUs of the training is of no concern here.
     config = config.model_copy(update={"model": config.model.model_copy(update={"attention": "auto"})})
+    config = _with_base(config, options.base_model)
     aside = to.with_name(to.name + ".partial")
     try:
         with locked(to.with_name(f".{to.name}.lock"), f"an export to {to}", tell):
@@ -67,6 +72,30 @@ def export(run: Path, to: Path, options: Options = Options(), tell: Callable[[st
     except OSError as error:
         raise MftcoderError(f"--to: cannot write {to}: {error.strerror or error}.") from error
     return found.path
+
+
+def check_base(run: Path, checkpoint: str, base_model: str | None) -> None:
+    """MftcoderError if an adapter of ``run`` would name its base model by a folder of this machine."""
+    config, _ = open_run(run, checkpoint)
+    if base_id(_with_base(config, base_model)) is None:
+        raise MftcoderError(without_base(config.model.path))
+
+
+def _with_base(config: Config, hub_id: str | None) -> Config:
+    """``config`` with ``hub_id``, if there is one, as its ``export.base_model``."""
+    if hub_id is None:
+        return config
+    return config.model_copy(update={"export": config.export.model_copy(update={"base_model": hub_id})})
+
+
+def _check_adapter(run: Path, config: Config) -> None:
+    if config.model.lora is None:
+        raise MftcoderError(f"--adapter: {run} trained all parameters, so there is no adapter. Leave the option out.")
+    if config.model.rope_scaling:
+        raise MftcoderError(
+            f"--adapter: {run} was trained with model.rope_scaling, which an adapter cannot carry. Leave the option "
+            "out."
+        )
 
 
 def _check_target(to: Path, overwrite: bool) -> None:
@@ -86,6 +115,8 @@ def _write(aside: Path, config: Config, found: Checkpoint, options: Options, tel
     lora = config.model.lora
     before = _factors(config) if lora and lora.initialization == "pissa" and not options.merge else None
     model = load_trained(config, found).eval()
+    if config.model.new_tokens:
+        _leave_out_padding(model, config, len(tokenizer))
     if options.verify:
         samples = real_samples(config, info.get("data", {}).get("fingerprint"))
         if not samples:
@@ -99,12 +130,19 @@ def _write(aside: Path, config: Config, found: Checkpoint, options: Options, tel
     num_embeddings = model.get_input_embeddings().weight.shape[0]
     _save_model(model, tokenizer, aside, options.max_shard_size or config.export.max_shard_size, config, options.merge)
     del model
-    _save_tokenizer(tokenizer, aside)
+    save_tokenizer(tokenizer, config.model, aside)
     if expected:
         findings = verify(aside, config, expected, merged=options.merge, num_embeddings=num_embeddings)
         tell(f"reloaded in a fresh process: {describe(findings)}")
-    write_record(aside, run_folder, found, findings)
+    write_record(aside, run_folder, config, found, findings)
     write_card(aside, run_folder, config, found, tokenizer, merged=options.merge, findings=findings)
+
+
+def _leave_out_padding(model: PreTrainedModel, config: Config, num_tokens: int) -> None:
+    """Take out the rows without a token that embeddings grew by for speed: converters to GGUF stumble over them."""
+    needed = max(num_tokens, load_config(config.model).get_text_config().vocab_size)
+    if model.get_input_embeddings().weight.shape[0] > needed:
+        model.resize_token_embeddings(needed)
 
 
 def _factors(config: Config) -> dict[str, Any]:
@@ -123,8 +161,7 @@ def _save_model(
     merge: bool,
 ) -> None:
     if not merge:
-        model.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's own, empty card
+        _save_adapter(model, folder, config)
         return
     if config.model.lora is not None:
         model = model.merge_and_unload(safe_merge=True)
@@ -133,17 +170,15 @@ def _save_model(
     model.save_pretrained(folder, max_shard_size=max_shard_size)
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """MftcoderError unless what was written encodes as ``tokenizer`` does."""
-    if hasattr(
-        tokenizer, "legacy"
-    ):  # left out by save_pretrained, though it decides how Llama's tokenizer splits words
-        tokenizer.init_kwargs["legacy"] = tokenizer.legacy
-    tokenizer.save_pretrained(folder)
-    if vocabulary_hash(AutoTokenizer.from_pretrained(folder)) != vocabulary_hash(tokenizer):
-        raise MftcoderError(
-            f"{folder}: transformers reads another tokenizer back than it was given; nothing is exported."
-        )
+def _save_adapter(model: PreTrainedModel, folder: Path, config: Config) -> None:
+    settings = model.peft_config["default"]
+    if hub_id := base_id(config):
+        settings.base_model_name_or_path = hub_id
+        settings.revision = config.model.revision
+    # Rows of new tokens are in the adapter; the base model has the others. By itself peft would write the whole matrix,
+    # and ask the hub whether it has grown.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's own, empty card
 
 
 def _generation_config(existing: GenerationConfig | None, tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from mftcoder.config.load import read_json
 from mftcoder.errors import MftcoderError, RunError
 from mftcoder.export.record import is_ours
 
@@ -57,6 +58,7 @@ def push(
     """
     if not is_ours(folder):
         raise MftcoderError(f"--push: {folder} is no whole export. Export the run first: mftcoder export RUN --to DIR.")
+    check_adapter_base(folder)
     api = HfApi()
 
     def upload() -> str:
@@ -80,6 +82,27 @@ def push(
         raise RunError(
             f"--push: {repository}: {reason(error)}\n{folder} is complete. To go on: {command}"
         ) from None  # the library's own errors may show headers
+
+
+def check_adapter_base(folder: Path) -> None:
+    """MftcoderError if ``folder`` holds an adapter whose base model is named by a path: nobody else could load it."""
+    settings = folder / "adapter_config.json"
+    base = read_json(settings).get("base_model_name_or_path") if settings.is_file() else None
+    if base is not None and not is_hub_id(str(base)):
+        raise MftcoderError(without_base(str(base)))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` is that of a repository, and no folder here."""
+    return re.fullmatch(r"([\w.-]+/)?[\w.-]+", name) is not None and not Path(name).is_dir()
+
+
+def without_base(path: str) -> str:
+    """Why an adapter on the base model in ``path`` cannot be pushed."""
+    return (
+        f"--push: the adapter's base model is the folder {path}, which nobody else has. Export it with --base-model "
+        "ORG/NAME, the hub id of which that is a copy (export.base_model in the config); or export without --adapter."
+    )
 
 
 def continue_command(

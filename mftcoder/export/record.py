@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder import __version__
+from mftcoder.config.schema import Config
 from mftcoder.training.checkpoint import Checkpoint, write_json
+from mftcoder.training.trained import STATE, own_infilling_tokens
 from mftcoder.versions import versions
 
-STATE = "trainer_state.json"
 METRICS = "metrics.jsonl"
 
 
@@ -20,7 +21,9 @@ def is_ours(folder: Path) -> bool:
         return False
 
 
-def write_record(folder: Path, run_folder: Path, found: Checkpoint, findings: dict[str, Any] | None) -> None:
+def write_record(
+    folder: Path, run_folder: Path, config: Config, found: Checkpoint, findings: dict[str, Any] | None
+) -> None:
     """Write both into ``folder``; ``findings`` are those of ``verify``."""
     metrics = [line for line in read_metrics(run_folder) if line["step"] <= found.step]
     with (folder / METRICS).open("w", encoding="utf-8") as file:
@@ -38,6 +41,7 @@ def write_record(folder: Path, run_folder: Path, found: Checkpoint, findings: di
         "tasks": state.get("tasks"),
         "rows_seen": dict(zip(state.get("tasks", []), state.get("rows_seen", []), strict=False)),
         "validation": validation and {key: validation.get(key) for key in ("step", "losses", "ratios")},
+        "infilling_tokens": own_infilling_tokens(config),
         "export_check": findings,
     }
     write_json(folder / STATE, content)

@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from mftcoder.config.schema import Config
 from mftcoder.data.chat import encode_prompt
+from mftcoder.data.fim import sentinel_ids
 from mftcoder.data.records import Conversation, Message
 from mftcoder.export.verify import describe
 from mftcoder.losses.reductions import build_reduction
+from mftcoder.models.model_config import load_config
 from mftcoder.report.run_folder import mapping
 from mftcoder.tasks import TaskSet
 from mftcoder.training.checkpoint import Checkpoint
@@ -22,11 +24,8 @@ QUESTION = "Write a function that reverses a list."
 
 
 def introduction(config: Config, found: Checkpoint, *, merged: bool) -> str:
-    base = (
-        f"`{without_machine(config.model.path)}`"
-        if is_local(config)
-        else f"[{config.model.path}](https://huggingface.co/{config.model.path})"
-    )
+    hub_id = base_id(config)
+    base = f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{without_machine(config.model.path)}`"
     if config.model.revision:
         base += f" at revision `{config.model.revision}`"
     lora, quantized = config.model.lora, config.model.quantization
@@ -73,7 +72,21 @@ def usage(config: Config, tokenizer: PreTrainedTokenizerFast, *, merged: bool) -
         text += f" The chat template is the one it was trained with; it makes of these messages:\n\n{_fenced(prompt)}"
     else:
         text += " It was trained on plain text and has no chat template."
-    return text
+    if not merged and len(tokenizer) > load_config(config.model).get_text_config().vocab_size:
+        text += (
+            "\n\nThe base model has no rows for the new tokens; `AutoPeftModelForCausalLM` adds them by itself. By "
+            'hand: `base.resize_token_embeddings(len(tokenizer))`, then `PeftModel.from_pretrained(base, "MODEL")`.'
+        )
+    return text + _infilling(config, tokenizer)
+
+
+def _infilling(config: Config, tokenizer: PreTrainedTokenizerFast) -> str:
+    fim = next((task.fim for task in config.data.tasks if task.fim), None)
+    if fim is None:
+        return ""
+    before = tokenizer.convert_ids_to_tokens(list(sentinel_ids(fim, tokenizer)))
+    prefix, suffix, middle = (f"`{token}`" for token in before)
+    return f"\n\nIt fills holes: after {prefix} prefix {suffix} suffix {middle} it writes what stands between the two."
 
 
 def _fenced(text: str) -> str:
@@ -200,6 +213,11 @@ def without_machine(value: Any) -> Any:
 
 def is_local(config: Config) -> bool:
     return Path(config.model.path).is_dir()
+
+
+def base_id(config: Config) -> str | None:
+    """The base model as others can name it; None if all that is known is a folder of this machine."""
+    return config.export.base_model or (None if is_local(config) else config.model.path)
 
 
 def unit(config: Config) -> str:

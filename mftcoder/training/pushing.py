@@ -33,6 +33,11 @@ def check_push(config: Config) -> None:
     """MftcoderError if it can be seen before training that pushing will fail."""
     if not config.export.push_every:
         return
+    if config.export.adapter and config.export.base_model is None and Path(config.model.path).is_dir():
+        raise MftcoderError(
+            f"export.base_model: the adapters to push belong to the folder {config.model.path}, which nobody else has. "
+            "Name the hub id of which that is a copy, or set export.adapter to false."
+        )
     from huggingface_hub import constants, get_token
 
     if get_token() is None:

@@ -19,13 +19,15 @@ from mftcoder.models.load import add_adapters, load_causal
 from mftcoder.models.model_config import load_config
 from mftcoder.training.checkpoint import Checkpoint, find_checkpoint, verify_files
 
+STATE = "trainer_state.json"  # of an exported folder
+
 
 def open_run(folder: Path, which: str = "best") -> tuple[Config, Checkpoint]:
     """The config and a checkpoint of the run in ``folder``; ``which`` is "best", "last" or "step-N".
 
     ``folder`` may also be a checkpoint itself; then ``which`` does not count.
     """
-    if (folder / "checkpoint.json").is_file():
+    if _is_checkpoint(folder):
         folder, which = folder.parent.parent, folder.name
     if not (folder / "run.json").is_file() or not (folder / "config.json").is_file():
         raise MftcoderError(f"{folder}: is no run: found no run.json. Give the output_dir of a training config.")
@@ -35,6 +37,12 @@ def open_run(folder: Path, which: str = "best") -> tuple[Config, Checkpoint]:
     if commit:
         config = config.model_copy(update={"model": config.model.model_copy(update={"revision": commit})})
     return config, found
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether it is one, or by its place stands for one: step-60 for step-000060."""
+    within_run = folder.parent.name == "checkpoints" and (folder.parent.parent / "run.json").is_file()
+    return within_run or (folder / "checkpoint.json").is_file()
 
 
 def find_start(config: Config) -> Checkpoint | None:
@@ -95,7 +103,7 @@ def load_for_use(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
             a LoRA adapter of peft, or a hub id.
     """
     folder = Path(name)
-    if (folder / "run.json").is_file() or (folder / "checkpoint.json").is_file():
+    if (folder / "run.json").is_file() or _is_checkpoint(folder):
         config, checkpoint = open_run(folder)
         model, settings, chat = load_trained(config, checkpoint), config.model, config.data.chat
     else:
@@ -104,10 +112,11 @@ def load_for_use(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         stored = load_config(settings).dtype
         dtype = "bfloat16" if stored == torch.bfloat16 and torch.cuda.is_available() else "float32"
         model = load_causal(settings.model_copy(update={"dtype": dtype}))
+        if adapter and (folder / "tokenizer.json").is_file():
+            settings = Model(path=name)
+            _make_room(model, len(load_tokenizer(settings, chat)))
         if adapter:
             model = _with_adapter(model, folder)
-            if (folder / "tokenizer.json").is_file():
-                settings = Model(path=name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), load_tokenizer(settings, chat)
 
@@ -127,6 +136,32 @@ def weights_fingerprint(name: str) -> str:
     return blake2b(found.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
+def infilling_tokens(name: str) -> tuple[str, ...] | None:
+    """What stands before prefix, suffix and middle, where a run's config, or an export of it, names tokens of its own.
+
+    Args:
+        name: as ``load_for_use`` takes it.
+    """
+    folder = Path(name)
+    if (folder / "run.json").is_file() or _is_checkpoint(folder):
+        return own_infilling_tokens(open_run(folder)[0])
+    state = read_json(folder / STATE) if (folder / STATE).is_file() else {}
+    own = state.get("infilling_tokens") if isinstance(state, dict) else None
+    return tuple(own) if isinstance(own, list) and len(own) == 3 and all(isinstance(t, str) for t in own) else None
+
+
+def own_infilling_tokens(config: Config) -> tuple[str, ...] | None:
+    """The sentinels of the first task that names any."""
+    named = (task.fim.sentinels for task in config.data.tasks if task.fim and task.fim.sentinels)
+    return next((tuple(tokens) for tokens in named), None)
+
+
+def _make_room(model: PreTrainedModel, num_tokens: int) -> None:
+    """Rows for tokens that the base model does not know, as peft's own loading adds them; the adapter fills them."""
+    if num_tokens > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+
+
 def _base_of(adapter: Path) -> Model:
     """The base model that the adapter in a folder of peft belongs to."""
     content = read_json(adapter / "adapter_config.json")
@@ -143,5 +178,5 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     try:
         return PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, LookupError, SafetensorError) as error:
         raise MftcoderError(f"{folder}: the adapter cannot be loaded: {error}") from error

@@ -14,11 +14,18 @@ import torch
 from end_to_end_project import ENVIRONMENT, MFTCODER, command, succeed
 from hub_server import card_errors
 from huggingface_hub import ModelCard, metadata_load
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from tiny import tiny_llama, tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mftcoder.data.chat import load_tokenizer
+from mftcoder.data.shards import Shards
 from mftcoder.errors import RunError
+from mftcoder.evaluation.generation import generate
+from mftcoder.evaluation.losses import evaluate
+from mftcoder.evaluation.prompts import Infilling
+from mftcoder.evaluation.sampling import Sampling
 from mftcoder.export.folder import Options, _generation_config, export
 from mftcoder.export.sections import without_machine
 from mftcoder.export.verify import Expected, expect, real_samples, verify
@@ -160,6 +167,61 @@ def test_generation_stops_at_the_end_of_a_turn_and_at_the_end_of_a_text():
     assert sorted(tokenizer.convert_ids_to_tokens(found.eos_token_id)) == ["<|endoftext|>", "<|im_end|>"]
     tokenizer.chat_template = None
     assert tokenizer.convert_ids_to_tokens(_generation_config(None, tokenizer).eos_token_id) == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_new_tokens_and_holes_are_exported_with_tied_heads(write_config, project, tmp_path, kind):
+    base, new = tmp_path / "base", ["<PRE>", "<SUF>", "<MID>"]
+    tiny_llama(tie_word_embeddings=True).save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    (base / "tokenizer.model").write_bytes(b"the scores of sentencepiece")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": f"{i} and {i + 1}"}) + "\n" for i in range(40)))
+    model = {"path": str(base), "dtype": "float32", "new_tokens": new}
+    model |= {"lora": {"rank": 4, "dropout": 0.0}} if kind == "lora" else {}
+    task = {"name": "texts", "path": str(tmp_path / "texts.jsonl"), "fim": {"rate": 0.5, "sentinels": new}}
+    changes = {"model": model, "data__tasks": [task], "data__shards": None, "loss": {}, "training__max_steps": 4}
+    changes |= {"training__learning_rate": 1e-2, "training__gradient_accumulation_steps": 1}
+    config = write_config("run", **changes)
+    succeed("train", config)
+    run, shards = tmp_path / "run", tmp_path / "run" / "shards"
+    export(run, tmp_path / "merged", Options())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert merged.config.tie_word_embeddings
+    assert merged.config.vocab_size == len(tokenizer)  # not what it was padded to
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
+    added = json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert {added[str(tokenizer.convert_tokens_to_ids(token))]["content"] for token in new} == {*new}
+    assert "after `<PRE>` prefix `<SUF>` suffix `<MID>`" in (tmp_path / "merged" / "README.md").read_text()
+    hole, sampling = Infilling("1 a", "2"), Sampling(max_new_tokens=5)
+    (named,) = generate(str(tmp_path / "merged"), [hole._replace(sentinels=tuple(new))], sampling)
+    for place in (run, run / "checkpoints" / "step-4", tmp_path / "merged"):
+        assert generate(str(place), [hole], sampling) == [named]
+    if kind == "full":
+        return
+    export(run, tmp_path / "adapter", Options(merge=False))
+    (saved,) = (name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors") if "embed" in name)
+    assert saved.endswith("trainable_tokens_delta")  # and not the whole matrix
+    ids = torch.tensor([[5, len(tokenizer) - 1, 7, len(tokenizer) - 3]])
+    with torch.no_grad():
+        adapted = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+        torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-4)
+    assert generate(str(tmp_path / "adapter"), [hole], sampling) == [named]
+    found = [evaluate(str(tmp_path / name), Shards.open(shards))["tasks"]["texts"] for name in ("adapter", "merged")]
+    assert found[0]["nll"] == pytest.approx(found[1]["nll"], rel=1e-4)
+
+
+def test_an_adapter_names_its_base_model_by_its_hub_id(runs, tmp_path):
+    words = ("export", runs["lora"], "--to", tmp_path / "adapter", "--adapter", "--no-verify")
+    done = command(*words, "--push", "org/x")
+    assert done.returncode == 2
+    assert "Export it with --base-model" in done.stderr
+    assert not (tmp_path / "adapter").exists()
+    succeed(*words, "--base-model", "org/base")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "org/base"
+    data = metadata_load(tmp_path / "adapter" / "README.md")
+    assert (data["base_model"], data["base_model_relation"]) == ("org/base", "adapter")
 
 
 MEASURE = """

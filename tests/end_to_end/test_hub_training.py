@@ -170,6 +170,12 @@ class TestPolicy:
         assert failed.value.exit_code == 1
         assert self.began(run) == ["step-000001", "step-000001"]
 
+    def test_an_adapter_that_nobody_else_could_load_is_refused_before_training(self, run, tmp_path):
+        config = load(run.parent / "run.json")
+        export = config.export.model_copy(update={"adapter": True})
+        with pytest.raises(MftcoderError, match="Name the hub id of which that is a copy"):
+            check_push(config.model_copy(update={"export": export}))
+
     def test_without_a_token_training_does_not_begin(self, run, monkeypatch, tmp_path):
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)

@@ -194,3 +194,16 @@ def test_a_card_with_wrong_metadata_stops_the_push_before_any_upload(server, her
     with pytest.raises(RunError, match="Invalid metadata in README"):
         hub_module.push(tmp_path / "copy", "org/model")
     assert server.puts == {}
+
+
+def test_an_adapter_whose_base_model_only_this_machine_has_is_not_pushed(server, exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "adapter")
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    for base in (str(tmp_path), "models/llama/7b"):
+        settings.write_text(json.dumps({"base_model_name_or_path": base}))
+        done = push(server, tmp_path / "adapter", tmp_path)
+        assert done.returncode == 2
+        assert f"the adapter's base model is the folder {base}, which nobody else has" in done.stderr
+        assert not server.repositories
+    settings.write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    assert push(server, tmp_path / "adapter", tmp_path).returncode == 0

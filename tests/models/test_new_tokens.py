@@ -47,6 +47,13 @@ def test_rows_begin_as_the_mean_of_the_pieces_and_the_matrices_grow(folder):
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
 
 
+def test_under_lora_the_matrices_grow_to_the_length_of_the_tokenizer(folder):
+    # As AutoPeftModelForCausalLM grows the base model of an adapter.
+    model = load_causal(settings(folder, lora=Lora(rank=4)))
+    assert model.config.vocab_size == len(load_tokenizer(settings(folder), TemplateChat())) == KNOWN + 2
+    assert len(model.get_output_embeddings().weight) == KNOWN + 2
+
+
 def test_ids_within_a_padded_vocabulary_need_no_larger_matrix(tmp_path):
     tiny_llama(vocab_size=384).save_pretrained(tmp_path)  # as Qwen: 151,936 rows for 151,665 tokens
     tiny_tokenizer().save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny import tiny_llama, tiny_tokenizer
 
 from mftcoder.errors import MftcoderError
-from mftcoder.training.trained import load_for_use
+from mftcoder.training.trained import infilling_tokens, load_for_use
 
 RANK, ALPHA = 4, 6
 
@@ -68,3 +68,34 @@ def test_a_damaged_adapter_is_refused(adapter):
     (adapter / "adapter_model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(MftcoderError, match="the adapter cannot be loaded"):
         load_for_use(str(adapter))
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_an_adapter_with_rows_for_new_tokens_finds_room_for_them(tmp_path, tied):
+    base = tiny_llama(tie_word_embeddings=tied)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<new>", "<other>"])
+    first = len(tokenizer) - 2
+    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    base.config.name_or_path = base.name_or_path = str(tmp_path / "base")
+    rows = {"embed_tokens": [first, first + 1]} | ({} if tied else {"lm_head": [first, first + 1]})
+    adapted = get_peft_model(base, LoraConfig(target_modules=["q_proj"], trainable_token_indices=rows))
+    for name, parameter in adapted.named_parameters():
+        if "trainable_tokens_delta" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    model, _ = load_for_use(str(tmp_path / "adapter"))
+    ids = torch.tensor([[5, first, 7, first + 1]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, adapted.eval()(ids).logits)
+
+
+def test_an_export_says_which_tokens_it_infills_with(tmp_path):
+    assert infilling_tokens(str(tmp_path)) is None
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"infilling_tokens": ["<a>", "<b>", "<c>"]}))
+    assert infilling_tokens(str(tmp_path)) == ("<a>", "<b>", "<c>")
+    for other in ({"infilling_tokens": ["<a>"]}, {"infilling_tokens": None}, {}):
+        (tmp_path / "trainer_state.json").write_text(json.dumps(other))
+        assert infilling_tokens(str(tmp_path)) is None

@@ -16,6 +16,11 @@ class Export(Section):
     max_shard_size: Annotated[str, Field(pattern=r"^[1-9]\d*(KB|MB|GB)$")] = Field(
         "5GB", description="Weights are cut into files of at most this size."
     )
+    base_model: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = Field(
+        None,
+        description="Hub id of the base model, where `model.path` is a local copy of it: what the model card and an "
+        "adapter name.",
+    )
     license: NonEmpty | None = Field(
         None,
         description="Licence of the model card, by its hub name, e.g. `apache-2.0`; default: that of the base model's "
