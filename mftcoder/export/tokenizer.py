@@ -18,9 +18,7 @@ _ADDED = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, base: Model, folder: Path) -> None:
     """MftcoderError unless what was written encodes as ``tokenizer``, that of ``base`` and its new tokens, does."""
-    if hasattr(
-        tokenizer, "legacy"
-    ):  # left out by save_pretrained, though it decides how Llama's tokenizer splits words
+    if hasattr(tokenizer, "legacy"):  # left out by save_pretrained, though it decides how Llama's splits words
         tokenizer.init_kwargs["legacy"] = tokenizer.legacy
     tokenizer.save_pretrained(folder)
     _add_sentencepiece(tokenizer, base, folder)

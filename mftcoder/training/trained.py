@@ -127,7 +127,7 @@ def weights_fingerprint(name: str) -> str:
     Of files, their sizes and times of change count; of a model on the hub, its commit.
     """
     folder = Path(name)
-    if (folder / "run.json").is_file() or (folder / "checkpoint.json").is_file():
+    if (folder / "run.json").is_file() or _is_checkpoint(folder):
         folder = open_run(folder)[1].path
     if not folder.is_dir():
         return str(getattr(load_config(Model(path=name)), "_commit_hash", None))
