@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 CONTEXT = Path(__file__).resolve().parents[1]
+# Seen by the command alone: FOLDER COMMAND …
+WITH_PROC = ("unshare", "--mount", "sh", "-c", 'mount -t proc proc "$1" && shift && exec "$@"', "sh")
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -47,9 +49,8 @@ class Stage:
         home = {} if self.user == "root" else {"HOME": "/home/mftcoder"}
         inner = f"cd {shlex.quote(self.folder)} && exec {shlex.join(command)}"
         variables = self.variables | passed | home
-        done = subprocess.run(
-            ["chroot", f"--userspec={self.user}", str(self.root), "/bin/sh", "-c", inner], env=variables, check=False
-        )
+        in_chroot = ["chroot", f"--userspec={self.user}", str(self.root), "/bin/sh", "-c", inner]
+        done = subprocess.run([*WITH_PROC, str(self.root / "proc"), *in_chroot], env=variables, check=False)
         if done.returncode:
             sys.exit(f"{shlex.join(command)}: exit code {done.returncode}")
 
