@@ -106,8 +106,9 @@ def test_export_of_a_tokenizer_that_transformers_would_change_on_the_way(tmp_pat
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoTokenizer
 
+    from mftcoder.config.schema import Model
     from mftcoder.data.inputs import vocabulary_hash
-    from mftcoder.export.folder import _save_tokenizer
+    from mftcoder.export.tokenizer import save_tokenizer
 
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, "▁": 3, "a": 4, "b": 5, "▁a": 6}
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "a")], unk_token="<unk>"))
@@ -118,7 +119,7 @@ def test_export_of_a_tokenizer_that_transformers_would_change_on_the_way(tmp_pat
     settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": "<s>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    _save_tokenizer(tokenizer, tmp_path / "out")
+    save_tokenizer(tokenizer, Model(path=str(folder)), tmp_path / "out")
     assert vocabulary_hash(AutoTokenizer.from_pretrained(tmp_path / "out")) == vocabulary_hash(tokenizer)
 
 
