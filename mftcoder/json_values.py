@@ -8,6 +8,7 @@ from mftcoder.errors import MftcoderError
 
 DEEPEST = 100  # lists and objects in each other: far from where the libraries that see a value stop recursing
 TOO_DEEP = f"lists and objects are nested more than {DEEPEST} deep. Flatten them."
+LONGEST_RECORD = 64 * 2**20  # bytes: a line, an element of an array, or a row of a table
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PASSWORD = re.compile(r"://[^/@\s:]*:[^/@\s]+@|https?://[^/@\s]+@")  # or a token, in a URL
 
@@ -20,6 +21,11 @@ def parse_json(text: str | bytes, where: str, **hooks: Any) -> Any:
         raise MftcoderError(f"{where}: {TOO_DEEP}") from None
     except ValueError as error:  # a JSONDecodeError, or an integer of too many digits
         raise MftcoderError(f"{where}: not valid JSON: {error}.") from error
+
+
+def too_long(where: str, remedy: str) -> MftcoderError:
+    """The error for a record at ``where`` that has more than ``LONGEST_RECORD`` bytes."""
+    return MftcoderError(f"{where}: is longer than {LONGEST_RECORD:,} bytes, the most that a record may have; {remedy}")
 
 
 def check_values(value: Any, where: str, *, names: bool = False) -> None:

@@ -2,9 +2,8 @@
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from pathlib import Path
 
-from mftcoder.commands.options import Command, add_allow_execution, add_json, add_set, positive, seed
+from mftcoder.commands.options import Command, add_allow_execution, add_json, add_set, local, positive, seed
 from mftcoder.commands.output import console, print_json, show, tell
 from mftcoder.errors import MftcoderError
 
@@ -12,10 +11,10 @@ PREVIEWED = 20  # samples on a page, if no number is given
 
 
 def _declare_from_source(parser: ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the task files")
+    parser.add_argument("out", type=local, metavar="OUT", help="folder for the task files")
     parser.add_argument(
         "--roots",
-        type=Path,
+        type=local,
         nargs="+",
         metavar="DIR",
         help="folders or git checkouts (default: this Python's standard library)",
@@ -77,13 +76,13 @@ def _names(text: str) -> list[str]:
 
 def _declare_run(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "config", type=Path, metavar="CONFIG", help="JSON, such as configs/construct/self-instruct.json"
+        "config", type=local, metavar="CONFIG", help="JSON, such as configs/construct/self-instruct.json"
     )
     add_set(parser, "endpoint.model=my-model")
     parser.add_argument("--retry-failed", action="store_true", help="ask again what failed in an earlier run")
     add_allow_execution(parser)
     parser.add_argument("--preview", type=positive, metavar="N", help="also show N samples, from all over the file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the preview (20 samples) as a page instead")
+    parser.add_argument("--html", type=local, metavar="FILE", help="write the preview (20 samples) as a page instead")
     add_json(parser, "print the manifest as JSON")
 
 
@@ -109,9 +108,9 @@ def _run(arguments: Namespace) -> int:
 
 
 def _declare_verify(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="TASKFILE", help="records in any format that tokenize reads")
+    parser.add_argument("file", type=local, metavar="TASKFILE", help="records in any format that tokenize reads")
     add_allow_execution(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: TASKFILE with .verified.jsonl at its end")
+    parser.add_argument("--out", type=local, metavar="FILE", help="default: TASKFILE with .verified.jsonl at its end")
     for part in ("solution", "tests"):
         parser.add_argument(
             f"--{part}", metavar="FIELD,FIELD…", help=f"fields that together are the {part} (default: found out)"

@@ -2,9 +2,8 @@
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from pathlib import Path
 
-from mftcoder.commands.options import Command, PathOrUrl, add_config, add_json, add_verify, positive
+from mftcoder.commands.options import Command, PathOrUrl, add_config, add_json, add_verify, local, positive
 from mftcoder.commands.output import console, print_json, show, tell
 from mftcoder.config.load import load
 
@@ -62,7 +61,7 @@ def _declare_inspect(parser: ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="PATH", help="default: the one that made the shards")
     parser.add_argument("--no-color", action="store_true", help="mark supervised spans without colour")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    output.add_argument("--html", type=local, metavar="FILE", help="write a self-contained page")
     add_json(output, "print the rows as JSON")
 
 

@@ -13,6 +13,8 @@ from mftcoder.commands.options import (
     add_json,
     add_sampling,
     add_verify,
+    local,
+    model,
     positive,
     sampling_of,
 )
@@ -23,14 +25,18 @@ USUAL_K = (1, 10, 100)  # of pass@k, as far as there are samples
 
 
 def _declare_evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    parser.add_argument("model", type=model, metavar="MODEL", help=ANY_MODEL)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--shards", type=PathOrUrl, metavar="DIR", help="the loss of each task: shards of its tokenizer")
     what.add_argument(
-        "--benchmark", type=Path, nargs="+", metavar="FILE", help="pass@k: problems in the form of HumanEval, MBPP …"
+        "--benchmark",
+        type=local,
+        nargs="+",
+        metavar="FILE",
+        help="pass@k: problems in the form of HumanEval, MBPP …",
     )
-    parser.add_argument("--against", metavar="MODEL", help="a second model, on the same rows or problems")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the result as JSON")
+    parser.add_argument("--against", type=model, metavar="MODEL", help="a second model, on the same rows or problems")
+    parser.add_argument("--output", type=local, metavar="FILE", help="also write the result as JSON")
     add_json(parser, "print the result as JSON")
 
     losses = parser.add_argument_group("with --shards")
@@ -39,7 +45,7 @@ def _declare_evaluate(parser: ArgumentParser) -> None:
 
     benchmarks = parser.add_argument_group("with --benchmark")
     benchmarks.add_argument(
-        "--to", type=Path, metavar="DIR", help="for completions and verdicts; called again, what is there is kept"
+        "--to", type=local, metavar="DIR", help="for completions and verdicts; called again, what is there is kept"
     )
     add_allow_execution(benchmarks)
     benchmarks.add_argument("--samples", type=positive, default=1, metavar="N", help="of each problem (default: 1)")

@@ -2,18 +2,17 @@
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from pathlib import Path
 
-from mftcoder.commands.options import Command, add_json
+from mftcoder.commands.options import Command, add_json, local
 from mftcoder.commands.output import print_json, tell
 from mftcoder.errors import MftcoderError
 
 
 def _declare_export(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="output_dir of a run, a checkpoint, or an exported folder"
+        "run", type=local, metavar="RUN", help="output_dir of a run, a checkpoint, or an exported folder"
     )
-    parser.add_argument("--to", type=Path, metavar="DIR", help="new folder; left out where RUN is exported already")
+    parser.add_argument("--to", type=local, metavar="DIR", help="new folder; left out where RUN is exported already")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last or step-N")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--merge", action="store_true", help="the LoRA adapter folded into the base model (default)")

@@ -6,27 +6,37 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import Any
 
-from mftcoder.commands.options import ANY_MODEL, Command, PathOrUrl, add_json, add_sampling, positive, sampling_of
+from mftcoder.commands.options import (
+    ANY_MODEL,
+    Command,
+    PathOrUrl,
+    add_json,
+    add_sampling,
+    local,
+    model,
+    positive,
+    sampling_of,
+)
 from mftcoder.commands.output import print_piece, tell, write
 from mftcoder.errors import MftcoderError
 
 
 def _declare_generate(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    parser.add_argument("model", type=model, metavar="MODEL", help=ANY_MODEL)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompt", metavar="TEXT", help="one user message (default: read it from standard input)")
     source.add_argument(
         "--prompts",
-        type=Path,
+        type=local,
         metavar="FILE.jsonl",
         help='one a line: {"prompt": TEXT}, {"messages": […]} or {"prefix": TEXT, "suffix": TEXT}',
     )
     source.add_argument(
-        "--messages", type=Path, metavar="FILE.jsonl", help='one conversation a line: {"messages": […]}'
+        "--messages", type=local, metavar="FILE.jsonl", help='one conversation a line: {"messages": […]}'
     )
     source.add_argument("--prefix", metavar="TEXT", help="write what comes between this and --suffix")
     source.add_argument(
-        "--infill", type=Path, metavar="FILE", help="write what belongs into a file, in place of its <FILL_ME>"
+        "--infill", type=local, metavar="FILE", help="write what belongs into a file, in place of its <FILL_ME>"
     )
     source.add_argument(
         "--held-out",
@@ -54,7 +64,7 @@ def _declare_generate(parser: ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without chat template")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--stream", action="store_true", help="print answers while they are written, one by one")
-    shown.add_argument("--to", type=Path, metavar="FILE.jsonl", help="write one JSON object a line into this file")
+    shown.add_argument("--to", type=local, metavar="FILE.jsonl", help="write one JSON object a line into this file")
     add_json(shown, "print one JSON object a line")
 
 
@@ -95,7 +105,7 @@ def _generate(arguments: Namespace) -> int:
 
 
 def _declare_chat(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    parser.add_argument("model", type=model, metavar="MODEL", help=ANY_MODEL)
     parser.add_argument("--system", metavar="TEXT", help="what the system message says (default: there is none)")
     add_sampling(parser)
 
@@ -109,7 +119,7 @@ def _chat(arguments: Namespace) -> int:
 
 
 def _declare_serve(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=ANY_MODEL)
+    parser.add_argument("model", type=model, metavar="MODEL", help=ANY_MODEL)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: 127.0.0.1, this machine alone)"
     )

@@ -30,8 +30,22 @@ class PathOrUrl(str):
     """A path, or a URL that a Path would spoil."""
 
 
+def local(text: str) -> Path:
+    """A path on this machine. A URL, which a Path would spoil, is refused, and not repeated: it may hold a password."""
+    if "://" in text:
+        raise ArgumentTypeError("must be a path on this machine; found a URL")
+    return Path(text)
+
+
+def model(text: str) -> str:
+    """What ``ANY_MODEL`` says."""
+    if "://" in text:
+        raise ArgumentTypeError(f"must be {ANY_MODEL} (ORG/NAME); found a URL")
+    return text
+
+
 def add_config(parser: ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="training config (JSON)")
+    parser.add_argument("config", type=local, metavar="CONFIG", help="training config (JSON)")
     add_set(parser, "training.learning_rate=1e-5")
 
 

@@ -2,16 +2,15 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from mftcoder.commands.options import Command, add_json, positive
+from mftcoder.commands.options import Command, add_json, local, positive
 from mftcoder.commands.output import show, tell, to_json, write
 from mftcoder.errors import MftcoderError
 
 
 def _declare_report(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a run")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the first run")
+    parser.add_argument("runs", type=local, nargs="+", metavar="RUN", help="output_dir of a run")
+    parser.add_argument("--to", type=local, metavar="FILE", help="default: report.html in the first run")
 
 
 def _report(arguments: Namespace) -> int:
@@ -24,7 +23,7 @@ def _report(arguments: Namespace) -> int:
 
 
 def _declare_compare(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="output_dir of a run")
+    parser.add_argument("runs", type=local, nargs="+", metavar="RUN", help="output_dir of a run")
     add_json(parser, "print the comparison as JSON")
 
 
@@ -41,7 +40,7 @@ def _declare_simulate(parser: ArgumentParser) -> None:
     parser.add_argument("--weighting", required=True, metavar="JSON", help="what loss.weighting would hold")
     parser.add_argument(
         "--losses",
-        type=Path,
+        type=local,
         required=True,
         metavar="FILE",
         help="a run or its metrics.jsonl (the probe's losses, else those of validation), CSV with a column per task, "
@@ -51,7 +50,7 @@ def _declare_simulate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=positive, metavar="N", help="steps between rows (default: as recorded, else 1)"
     )
-    parser.add_argument("--to", type=Path, metavar="FILE", help="write it all as JSON, or as CSV if FILE ends in .csv")
+    parser.add_argument("--to", type=local, metavar="FILE", help="write it all as JSON, or as CSV if FILE ends in .csv")
     add_json(parser, "print it all as JSON")
 
 

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from mftcoder.commands.options import Command, PathOrUrl, add_json
+from mftcoder.commands.options import Command, PathOrUrl, add_json, local
 from mftcoder.commands.output import print_json, tell, to_json, write
 
 
@@ -47,8 +47,8 @@ def _env(arguments: Namespace) -> int:
 
 
 def _declare_import_config(parser: ArgumentParser) -> None:
-    parser.add_argument("old", type=Path, metavar="OLD.json", help="MFTCoder's training config")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument("old", type=local, metavar="OLD.json", help="MFTCoder's training config")
+    parser.add_argument("--to", type=local, metavar="FILE", help="default: standard output")
 
 
 def _import_config(arguments: Namespace) -> int:

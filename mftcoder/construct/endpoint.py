@@ -177,7 +177,8 @@ def _client(settings: EndpointSettings, key: str) -> Any:
 
     base_url = settings.base_url or os.environ.get(settings.base_url_env) or "https://api.openai.com/v1"
     if not base_url.startswith(("http://", "https://")):
-        raise MftcoderError(f"endpoint.base_url: must begin with http:// or https://; found {base_url!r}.")
+        source = "endpoint.base_url" if settings.base_url else f"the environment's {settings.base_url_env}"
+        raise MftcoderError(f"{source}: must begin with http:// or https://, as http://127.0.0.1:8000/v1.")
     return openai.AsyncOpenAI(
         api_key=key,
         base_url=base_url,

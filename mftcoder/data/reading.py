@@ -10,16 +10,15 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 import pyarrow as pa
 
 from mftcoder.data.location import failures
+from mftcoder.data.tables import row_group_pieces, table_rows
 from mftcoder.errors import MftcoderError
-from mftcoder.json_values import DEEPEST, TOO_DEEP, check_values, parse_json
+from mftcoder.json_values import DEEPEST, LONGEST_RECORD, TOO_DEEP, check_values, parse_json, too_long
 
-LONGEST_RECORD = 64 * 2**20  # bytes: what one line, or one element of an array, may take in memory
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _TABLES = (".parquet", ".arrow")
 SUFFIXES = (*(f".{kind}{packed}" for kind in ("jsonl", "json") for packed in ("", *_COMPRESSIONS)), *_TABLES)
 _BLOCK = 2**20  # bytes that are read at once
 _CHARACTERS = 2**14  # of an array that are read at once: what is left of them is copied for every element
-_ROWS_PER_BATCH = 256
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder()
@@ -51,7 +50,7 @@ def parts(path: Path, size: int) -> list[Part]:
         if path.name.endswith(".jsonl"):
             return _line_parts(path, size)
         if path.name.endswith(".parquet"):
-            return _row_group_parts(path, size)
+            return [Part(path, *piece) for piece in row_group_pieces(path, size)]
     return [Part(path)]
 
 
@@ -70,23 +69,6 @@ def _line_parts(path: Path, size: int) -> list[Part]:
         if start == stream.tell() and len(found) > 1:  # nothing is behind the last cut
             found.pop()
     return [*found[:-1], found[-1]._replace(stop=None)]
-
-
-def _row_group_parts(path: Path, size: int) -> list[Part]:
-    from pyarrow.parquet import ParquetFile
-
-    found, taken, number = [Part(path)], 0, 1
-    with path.open("rb") as stream:
-        metadata = ParquetFile(stream).metadata
-        for index in range(metadata.num_row_groups):
-            group = metadata.row_group(index)
-            if taken and taken + group.total_byte_size > size:
-                found[-1] = found[-1]._replace(stop=index)
-                found.append(Part(path, index, None, number))
-                taken = 0
-            taken += group.total_byte_size
-            number += group.num_rows
-    return found
 
 
 def read_file(path: Path, refuse: Refuse = stop) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,8 +120,7 @@ def _raw_records(part: Part) -> Iterator[tuple[str, Any]]:
     """Lines as bytes, elements of arrays and rows of tables as values."""
     path = part.path
     if path.name.endswith(_TABLES):
-        rows = _parquet_rows(part) if path.name.endswith(".parquet") else _arrow_rows(path)
-        yield from ((f"{path}:{number}", row) for number, row in enumerate(rows, start=part.first))
+        yield from table_rows(*part)
         return
     with _open(path) as stream:
         start = stream.seek(part.start) if part.start else _skip_byte_order_mark(stream, path)
@@ -162,7 +143,7 @@ def _lines(stream: BinaryIO, part: Part) -> Iterator[tuple[int, bytes]]:
         if not line:
             return
         if len(line) > LONGEST_RECORD:
-            raise _too_long(f"{part.path}:{number}", "is it JSON Lines? An array belongs into a file named .json.")
+            raise too_long(f"{part.path}:{number}", "is it JSON Lines? An array belongs into a file named .json.")
         if not line.isspace():
             yield number, line
         place += len(line)
@@ -200,7 +181,7 @@ def _element(text: TextIO, rest: str, where: str) -> tuple[Any, str]:
         except ValueError as error:  # perhaps only because the element goes on behind the block
             problem = error
         if len(rest) > LONGEST_RECORD:
-            raise _too_long(where, f"or it is not valid JSON: {problem}.")
+            raise too_long(where, f"or it is not valid JSON: {problem}.")
         if not (more := text.read(len(rest))):
             raise MftcoderError(f"{where}: not valid JSON: {problem}.")
         rest += more
@@ -212,38 +193,6 @@ def _more(text: TextIO, rest: str, where: str) -> str:
         if not (rest := text.read(_CHARACTERS)):
             raise MftcoderError(f"{where}: the file ends before its array does. Restore the file.")
     return rest
-
-
-def _too_long(where: str, remedy: str) -> MftcoderError:
-    return MftcoderError(f"{where}: is longer than {LONGEST_RECORD:,} bytes, the most that a record may have; {remedy}")
-
-
-def _parquet_rows(part: Part) -> Iterator[dict[str, Any]]:
-    from pyarrow.parquet import ParquetFile
-
-    with part.path.open("rb") as stream, ParquetFile(stream, page_checksum_verification=True) as file:
-        groups = range(part.start, file.num_row_groups if part.stop is None else part.stop)
-        for batch in file.iter_batches(_ROWS_PER_BATCH, row_groups=groups):
-            yield from _rows(batch)
-
-
-def _arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as stream:
-        for batch in pa.ipc.open_stream(stream):
-            for start in range(0, len(batch), _ROWS_PER_BATCH):
-                yield from _rows(batch.slice(start, _ROWS_PER_BATCH))
-
-
-def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    batch.validate(full=True)  # what is damaged would else end the process
-    return [_without_nulls(row) for row in batch.to_pylist()]
-
-
-def _without_nulls(value: Any) -> Any:
-    """A table gives each object in a column the keys of all of them: null stands for a key that the record lacks."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
-    return [_without_nulls(child) for child in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mftcoder.data.reading as reading
+from mftcoder import json_values
+from mftcoder.data import reading, tables
 from mftcoder.data.reading import SUFFIXES, Part, parts, read_file, read_part
 from mftcoder.errors import MftcoderError
 
@@ -147,6 +148,14 @@ def test_a_compressed_file_cut_anywhere_is_found(tmp_path: Path, suffix: str) ->
             list(read_file(file))
 
 
+def write_table(table: pa.Table, file: Path, rows_per_group: int) -> None:
+    if file.suffix == ".parquet":
+        pq.write_table(table, file, row_group_size=rows_per_group)
+        return
+    with pa.ipc.new_stream(str(file), table.schema) as writer:
+        writer.write_table(table, max_chunksize=rows_per_group)
+
+
 def test_arrow_files_of_datasets_are_read(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(RECORDS)
     with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as writer:
@@ -163,9 +172,14 @@ def test_other_encodings_are_named(tmp_path: Path, encoding: str) -> None:
         list(read_file(tmp_path / "a.jsonl"))
 
 
+def limit_records(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (json_values, reading, tables):
+        monkeypatch.setattr(module, "LONGEST_RECORD", length)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
 def test_no_line_takes_more_memory_than_the_limit(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LONGEST_RECORD", 1000)
+    limit_records(1000, monkeypatch)
     monkeypatch.setattr(reading, "_CHARACTERS", 100)
     first, second = (json.dumps({"text": "x" * length}) for length in (900, 3000))
     content = f"[{first}, {second}, {first}]" if name == "a.json" else f"{first}\n{second}\n{first}\n"
@@ -174,6 +188,28 @@ def test_no_line_takes_more_memory_than_the_limit(tmp_path: Path, name: str, mon
     assert next(records)[1] == {"text": "x" * 900}
     with pytest.raises(MftcoderError, match=rf"{name}(:2|\[1\]): is longer than 1,000 bytes"):
         next(records)
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 2, 100])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_no_row_of_a_table_is_longer_than_a_record(
+    tmp_path: Path, suffix: str, rows_per_group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_records(1000, monkeypatch)
+    records = [{"text": ["x" * length]} for length in (900, 900, 10, 20, 3000, 900)]
+    file = tmp_path / f"a{suffix}"
+    write_table(pa.Table.from_pylist(records), file, rows_per_group)
+    with pytest.raises(MftcoderError, match=rf"a{suffix}:5: is longer than 1,000 bytes"):
+        list(read_file(file))
+    write_table(pa.Table.from_pylist(records[:4] * 9), file, rows_per_group)
+    assert [record for _, record in read_file(file)] == records[:4] * 9
+
+
+def test_long_rows_of_a_table_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
+    texts = [letter * 48 * 2**20 for letter in "abc"]  # the most that a record may have is 64 MiB
+    pq.write_table(pa.Table.from_pydict({"text": texts}), tmp_path / "a.parquet", compression="zstd")
+    assert [len(batch) for batch in tables._parquet_batches(tmp_path / "a.parquet", 0, None)] == [1, 1, 1]
+    assert [record["text"] for _, record in read_file(tmp_path / "a.parquet")] == texts
 
 
 def test_bad_records_are_passed_over_if_they_may_be(tmp_path: Path) -> None:
@@ -193,11 +229,7 @@ def test_keys_that_only_other_records_of_a_table_have_are_missing(suffix: str, t
     ]
     records = [{"messages": [{"role": "user", "content": "?"}, {"role": "tool", "call": call}]} for call in calls]
     table, file = pa.Table.from_pylist(records), tmp_path / f"a{suffix}"
-    if suffix == ".parquet":
-        pq.write_table(table, file)
-    else:
-        with pa.ipc.new_stream(str(file), table.schema) as writer:
-            writer.write_table(table)
+    write_table(table, file, 100)
     assert "None" in str(table.to_pylist())
     assert [record for _, record in read_file(file)] == records
 

@@ -20,11 +20,11 @@ from mftcoder.config.schema import Task
 from mftcoder.data.encoding import Encoder
 from mftcoder.data.manifest import Manifest, _fingerprint
 from mftcoder.data.prepare import prepare
-from mftcoder.data.reading import LONGEST_RECORD
 from mftcoder.data.shards import Shards
 from mftcoder.data.task_records import read_records
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
+from mftcoder.json_values import LONGEST_RECORD
 from mftcoder.training.checkpoint import complete_checkpoints, find_checkpoint, reading, save_checkpoint, verify_files
 from mftcoder.training.resume import check_identity, with_rows_of
 from mftcoder.training.state import restore

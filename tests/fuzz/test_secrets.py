@@ -34,11 +34,13 @@ def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(
     config["training"] = {"max_steps": 2, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     config["training"] |= {"per_device_train_batch_size": 2}
     config["model"]["dtype"] = "float32"
-    config["logging"] = {"report_to": ["tensorboard"]}
+    config["logging"] = {"report_to": ["tensorboard", "wandb"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     run = config["output_dir"]
     train = [sys.executable, "-m", "mftcoder", "train", "config.json"]  # a process joins a process group only once
-    done = subprocess.run(train, cwd=tmp_path, env=os.environ | SECRETS, capture_output=True)
+    done = subprocess.run(
+        train, cwd=tmp_path, env=os.environ | SECRETS | {"WANDB_MODE": "offline"}, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert not leaked(done.stdout + done.stderr)
     monkeypatch.chdir(tmp_path)
@@ -60,6 +62,7 @@ def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(
         f.name for f in files
     }
     assert any("tfevents" in file.name for file in files)
+    assert any(file.suffix == ".wandb" for file in files)
     assert not {str(file): found for file in files if (found := leaked(file.read_bytes()))}
     assert leaked(SECRETS["HF_TOKEN"].encode())  # it would have been found
 
@@ -90,6 +93,47 @@ def test_a_config_that_holds_a_password_is_refused_without_repeating_it(tmp_path
     file.write_text(json.dumps(good))
     assert cli.main(["validate", str(file), "--set", f"data.tasks.0.path={url}"]) == 2
     assert "s3cr3t" not in capsys.readouterr().err
+
+
+COMMANDS = [
+    ["validate", "URL"],
+    ["tokenize", "URL"],
+    ["inspect", "URL"],
+    ["train", "URL"],
+    ["generate", "URL", "--prompt", "x"],
+    ["generate", "m", "--held-out", "URL"],
+    ["chat", "URL"],
+    ["serve", "URL"],
+    ["evaluate", "URL", "--shards", "s"],
+    ["evaluate", "m", "--shards", "URL"],
+    ["evaluate", "m", "--benchmark", "URL"],
+    ["evaluate", "m", "--shards", "s", "--against", "URL"],
+    ["export", "URL", "--to", "x"],
+    ["export", "x", "--to", "URL"],
+    ["report", "URL"],
+    ["compare", "URL", "x"],
+    ["simulate", "--weighting", "{}", "--losses", "URL"],
+    ["import-config", "URL"],
+    ["construct", "run", "URL"],
+    ["construct", "verify", "URL"],
+    ["construct", "from-source", "URL"],
+]
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+def test_a_url_with_a_password_that_is_given_on_the_command_line_is_refused_without_repeating_it(
+    tmp_path, monkeypatch, capsys, argv
+):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main([URLS[1] if argument == "URL" else argument for argument in argv])
+    except SystemExit as error:  # argparse found it
+        code = error.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert "URL" in said.err
+    assert "s3cr3t" not in said.err + said.out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
