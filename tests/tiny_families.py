@@ -80,12 +80,12 @@ LEAKING: dict[str, tuple[str, dict]] = {
 }  # fmt: skip
 
 
-def tiny_family(name: str, attention: str | None = None) -> PreTrainedModel:
-    """A two-layer model; the same weights at every call. ValueError if the class has no such ``attention``."""
+def tiny_family(name: str) -> PreTrainedModel:
+    """A two-layer model; the same weights at every call."""
     torch.manual_seed(0)
     model_type, changes = (FAMILIES | LEAKING)[name]
     config = AutoConfig.for_model(model_type, **(SHAPE | changes))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():  # biases too, which begin as 0
         torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.2)
     model.config.use_cache = False

@@ -16,8 +16,9 @@ as in the tokenizer, so a text is cut into words where it always would be.
 import json
 import re
 import secrets
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,10 +125,14 @@ class ControlTokens:
         return twin, true_ids, is_control
 
 
-@lru_cache(maxsize=2)
+_KNOWN: WeakKeyDictionary[PreTrainedTokenizerFast, ControlTokens] = WeakKeyDictionary()  # no tokenizer lives longer
+
+
 def control_tokens(tokenizer: PreTrainedTokenizerFast) -> ControlTokens:
     """The control tokens of ``tokenizer``."""
-    return ControlTokens(tokenizer)
+    if tokenizer not in _KNOWN:
+        _KNOWN[tokenizer] = ControlTokens(tokenizer)
+    return _KNOWN[tokenizer]
 
 
 def _any_of(texts: list[str]) -> str:

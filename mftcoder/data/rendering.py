@@ -15,7 +15,7 @@ that do nothing with contents but write them it is known without that rendering.
 """
 
 from collections.abc import Hashable
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerFast
 
@@ -26,6 +26,9 @@ from mftcoder.data.spans import Rendered, Renderings
 from mftcoder.errors import MftcoderError
 
 OWN_TEMPLATE = 'Give a template in data.chat.file, or role markers with data.chat.type "markers".'
+
+# Of every tokenizer, as long as it lives, its templates' layouts of every shape seen so far.
+_LAYOUTS: WeakKeyDictionary[PreTrainedTokenizerFast, dict[str, dict[Hashable, Layout]]] = WeakKeyDictionary()
 
 
 class Renderer:
@@ -46,7 +49,8 @@ class Renderer:
         the answers cannot be told apart in what it writes, and if what it marks as answers is something else.
         """
         renderings = self._renderings(sample)
-        layouts, shape = _layouts(self._tokenizer, renderings.template), shape_of(sample)
+        layouts = _LAYOUTS.setdefault(self._tokenizer, {}).setdefault(renderings.template, {})
+        shape = shape_of(sample)
         if shape not in layouts:
             layouts[shape] = layout_of(sample, renderings.template, self._special)
         layout = layouts[shape]
@@ -68,9 +72,3 @@ class Renderer:
             raise MftcoderError(f"{sample.where}: the tokenizer has no chat template for conversations. {OWN_TEMPLATE}")
         template = self._tokenizer.get_chat_template(None, list(sample.tools) or None)
         return Renderings(sample, template, self._special, self._control)
-
-
-@lru_cache(maxsize=4)
-def _layouts(tokenizer: PreTrainedTokenizerFast, template: str) -> dict[Hashable, Layout]:
-    """Of every shape seen so far."""
-    return {}

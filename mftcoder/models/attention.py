@@ -3,14 +3,13 @@
 Samples of a row must not see each other, and a model's sliding windows, soft-capping and dropout must be computed, not
 dropped. So a backend is taken only if it does all that this model asks of it:
 
-    varlen               torch's own FlashAttention over segments; needs a GPU and no package; makes no mask
+    varlen               torch's own FlashAttention over segments, no package needed; on a CPU sdpa for each segment
     flash_attention_3/2  the flash-attn packages, over segments
     flex_attention       compiled for the mask at hand, by blocks
     sdpa, eager          a mask [T, T] per row
 """
 
 import inspect
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +28,7 @@ from mftcoder.errors import MftcoderError
 VARLEN = "mftcoder_varlen"  # the library's name for ours
 NAMES = {"varlen": VARLEN}  # our name -> the library's, where they differ
 ON_GPU = ("varlen", "flash_attention_3", "flash_attention_2", "flex_attention", "sdpa", "eager")  # the first that fits
-ON_CPU = ("sdpa", "eager")
+ON_CPU = ("varlen", "sdpa", "eager")
 WITHOUT_MASK = ("varlen", "flash_attention_3", "flash_attention_2", "flex_attention")
 LARGEST_HEAD = 256  # of FlashAttention
 SMALLEST_HEAD = 16  # of flex attention
@@ -164,7 +163,7 @@ def set_general_attention(model: PreTrainedModel) -> None:
     """Set an attention that computes what ``model`` needs with any mask and cache, on any device."""
     needs = Needs.of(model, torch.device("cpu"))
     if needs.supports["sdpa"] or needs.supports["varlen"]:  # else it is of remote code, with an attention of its own
-        model.set_attn_implementation(choose("auto", needs).backend)
+        model.set_attn_implementation("eager" if next(unfit("sdpa", needs), None) else "sdpa")
 
 
 def likely(model: PreTrainedModel, requested: str, *, gpu: bool) -> str:
@@ -228,11 +227,12 @@ def varlen_attention(
     if dropout or softcap is not None or s_aux is not None:
         raise MftcoderError('model.attention: "varlen" has no dropout, soft-capping or sinks. Use "auto".')
     assert max_length_q is not None
-    query, key, value = (state.transpose(1, 2).flatten(0, 1) for state in (query, key, value))  # [T, H, D]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = -1 if sliding_window is None or sliding_window >= max_length_q else sliding_window - 1
-    attend = _on_gpu if query.is_cuda else _segment_by_segment
-    return attend(query, key, value, cu_seq_lens_q, max_length_q, scale, window)[None], None
+    if not query.is_cuda:
+        return _segment_by_segment(query, key, value, cu_seq_lens_q, scale, window), None
+    query, key, value = (state.transpose(1, 2).flatten(0, 1) for state in (query, key, value))  # [T, H, D]
+    return _on_gpu(query, key, value, cu_seq_lens_q, max_length_q, scale, window)[None], None
 
 
 def _on_gpu(
@@ -261,21 +261,22 @@ def _padded(*states: Tensor) -> tuple[Tensor, ...]:
     )
 
 
+@torch.compiler.disable  # it would be compiled for these lengths
 def _segment_by_segment(
-    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, longest: int, scale: float, window: int
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, scale: float, window: int
 ) -> Tensor:
-    """The same on a CPU, where torch has no such kernel."""
+    """The same on a CPU, where torch has no such kernel; from [1, H, T, D] to [1, T, H, D]."""
+    lengths = borders.diff().tolist()
     parts = []
-    for start, end in itertools.pairwise(borders.tolist()):
-        q, k, v = (state[start:end].transpose(0, 1)[None] for state in (query, key, value))
-        mask = None
-        if -1 < window < end - start - 1:
-            mask = torch.ones(end - start, end - start, dtype=torch.bool).tril().triu(-window)
+    for q, k, v in zip(*(state.split(lengths, 2) for state in (query, key, value)), strict=True):
+        length, mask = q.shape[2], None
+        if -1 < window < length - 1:
+            mask = torch.ones(length, length, dtype=torch.bool).tril().triu(-window)
         part = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
         )
-        parts.append(part[0].transpose(0, 1))
-    return torch.cat(parts)
+        parts.append(part.transpose(1, 2))
+    return torch.cat(parts, 1)
 
 
 def _head_sizes(config: PretrainedConfig) -> tuple[int, int]:

@@ -44,7 +44,7 @@ def _problems(config: Config, model: PretrainedConfig, backend: str | None) -> I
     if packing.mode == "pack" and packing.isolate_samples:
         yield (
             f"with attention {backend}, samples of a packed row would see each other. Set data.packing.mode to "
-            f'"pad", or model.attention to {" or ".join(WITH_BORDERS)}, which need a GPU.'
+            f'"pad", or model.attention to {" or ".join(WITH_BORDERS)}.'
         )
     window = getattr(text, "sliding_window", None)
     sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ["sliding_attention"])

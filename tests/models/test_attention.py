@@ -134,8 +134,12 @@ def needs(family: str = "llama", **changes: object) -> Needs:
 
 
 class TestChoice:
-    def test_on_a_cpu_it_is_sdpa(self):
-        assert choose("auto", needs(capability=None)) == Choice("sdpa", "no GPU")
+    def test_on_a_cpu_it_is_varlen(self):
+        assert choose("auto", needs(capability=None)) == Choice("varlen", "no GPU")
+
+    def test_on_a_cpu_what_needs_a_mask_has_sdpa(self):
+        masked = choose("auto", needs(capability=None, masks=True))
+        assert masked == Choice("sdpa", "no GPU; not varlen: the model has layers that need a mask")
 
     def test_on_a_gpu_it_is_varlen(self):
         assert choose("auto", needs()) == Choice("varlen", "it fits")

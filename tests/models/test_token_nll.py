@@ -9,6 +9,7 @@ from mftcoder.data.loader import collate
 from mftcoder.data.shards import Row
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.attention import NAMES
 from mftcoder.models.check import check_model
 
 LENGTHS = [[9, 5, 12], [3, 17], [26]]
@@ -25,11 +26,11 @@ def alone(rows: list[Row]) -> list[Row]:
     return parts
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["varlen", "sdpa", "eager"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_packed_rows_give_the_nll_and_gradients_of_the_samples_alone(attention, training, checkpointing):
-    model = tiny_llama(attn_implementation=attention)
+    model = tiny_llama(attn_implementation=NAMES.get(attention, attention))
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     ours = TokenNLL(model, CausalAdapter()).train(training)

@@ -88,8 +88,8 @@ class Model(Section):
         "auto",
         description="What computes the attention of packed rows. `auto` takes the first that computes all that the "
         "model asks for: on a GPU `varlen` (torch's own FlashAttention, no package needed), FlashAttention 3 or 2 if "
-        "installed, `flex_attention`, then `sdpa` and `eager` with a mask; on a CPU the last two. Others are forced, "
-        "or fail. The run says which it was, and why.",
+        "installed, `flex_attention`, then `sdpa` and `eager` with a mask; on a CPU `varlen` (sdpa for each sample by "
+        "itself), then those with a mask. Others are forced, or fail. The run says which it was, and why.",
     )
     rope_scaling: RopeScaling | None = Field(
         None,
