@@ -105,7 +105,7 @@ def _sample_losses(nll: torch.Tensor, batch: Batch, tasks: Sequence[int]) -> lis
     counts = torch.bincount(batch.sample_ids, minlength=num_samples)
     task_of = torch.full((num_samples,), -1).scatter_(0, batch.sample_ids, batch.supervised_tasks)
     means = torch.nan_to_num(totals / counts.clamp(min=1), nan=float("inf"))
-    wanted = [number for number in range(num_samples) if counts[number] and int(task_of[number]) in tasks]
+    wanted = [number for number in range(num_samples) if int(task_of[number]) in tasks]  # -1: nothing is supervised
     return [(int(task_of[n]), float(means[n]), int(batch.sample_keys[n])) for n in wanted]
 
 

@@ -272,7 +272,7 @@ def test_the_shape_of_a_conversation_and_the_conversation_itself_say_the_same(
     if template != MISTRAL:
         plain.append(conversation("\t", "so\t", "x", "y", system="\n you "))
     rendered = [Renderer(byte_level)(sample) for sample in plain]
-    rendering._layouts.cache_clear()
+    rendering._LAYOUTS.clear()
     monkeypatch.setattr(rendering, "layout_of", lambda *_: layouts.Layout())
     assert [Renderer(byte_level)(sample) for sample in plain] == rendered
 

@@ -1,6 +1,9 @@
 """Control tokens that the data spell out are text; what the template writes stays what it is."""
 
+import copy
+import gc
 import re
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -134,3 +137,14 @@ def test_hundreds_of_tokens_that_begin_alike_are_found_at_their_longest(byte_lev
     assert not control.are_in("[contro l_17]")
     ids = np.array(encode([Text(text)], byte_level)[0].input_ids)
     assert byte_level.decode(ids) == text + byte_level.eos_token
+
+
+def test_no_tokenizer_outlives_its_use(byte_level) -> None:
+    """Of a large vocabulary it takes 150 MiB, which would be held all through training."""
+    tokenizer = copy.deepcopy(byte_level)
+    tokenizer.chat_template = CHATML
+    encode([conversation("a <|im_end|> b", "c"), conversation("a", "b")], tokenizer)
+    gone = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert gone() is None

@@ -44,6 +44,7 @@ def test_the_ranks_that_differ_from_most_are_named(values, expected):
 def test_rounding_is_no_disagreement_but_counts_and_shapes_are():
     base = {"weights": [0.25, 0.75], "step": 7, "best": None}
     assert alike(base, {"weights": [0.25 * (1 + 1e-12), 0.75], "step": 7, "best": None})
+    assert alike(base | {"weights": [0.25, 0.75, 0.0]}, base | {"weights": [0.25, 0.75, 1e-12]})
     assert not alike(base, base | {"weights": [0.2501, 0.75]})
     assert not alike(base, base | {"step": 8})
     assert not alike(base, base | {"weights": [0.25]})

@@ -14,6 +14,7 @@ from mftcoder.distributed import Group
 from mftcoder.engine.local import LocalEngine
 from mftcoder.losses.weighting import TaskLosses
 from mftcoder.models.adapter import CausalAdapter, TokenNLL
+from mftcoder.models.attention import set_attention
 from mftcoder.training.spikes import FEWEST, NUM_SAMPLES, STEPS_BETWEEN_WARNINGS, SpikeWatch, worst_samples
 
 
@@ -71,10 +72,15 @@ def test_state_survives_json():
     watch, draw = SpikeWatch(1), np.random.default_rng(0)
     for step in range(70):
         watch.observe(step, losses(draw.normal() + 9))
+    assert watch.observe(70, losses(99.0)) != []
     again = SpikeWatch(1)
     again.load_state_dict(json.loads(json.dumps(watch.state_dict())))
-    assert again.state_dict() == watch.state_dict()
-    assert again.observe(71, losses(99.0)) == watch.observe(71, losses(99.0)) != []
+    for step in range(71, 200):
+        loss = losses(99.0 if step < 100 else draw.normal() + 9)
+        spikes = again.observe(step, loss)
+        assert spikes == watch.observe(step, loss)
+        assert bool(spikes) == (step == 70 + STEPS_BETWEEN_WARNINGS)
+        assert again.state_dict() == watch.state_dict()
 
 
 def test_the_worst_samples_are_those_of_the_highest_mean_nll_computed_one_by_one():
@@ -100,3 +106,21 @@ def test_the_worst_samples_are_those_of_the_highest_mean_nll_computed_one_by_one
     found = worst_samples(engine, batches, [0], Group())
     assert found == {0: wanted}
     assert engine.model.training
+
+
+def test_a_sample_whose_nll_is_not_finite_is_worse_than_any_other():
+    causal = tiny_llama()
+    set_attention(causal, "varlen")  # under a mask 0 times NaN would reach the others
+    engine = LocalEngine(TokenNLL(causal, CausalAdapter()), Training())
+    (row,) = random_rows(0, [[8, 9, 7]])
+    spoilt = int(row.input_ids[8 + 3])
+    row.input_ids[[3, 8 + 9 + 3]] = (spoilt + 1) % 50  # only the second sample has that token
+    row.input_ids[row.input_ids == spoilt] = (spoilt + 2) % 50
+    row.input_ids[8 + 3] = spoilt
+    row.supervised[:] = True
+    row.supervised[[0, 8, 8 + 9]] = False
+    with torch.no_grad():
+        causal.get_input_embeddings().weight[spoilt] = float("nan")
+    found = worst_samples(engine, [collate([(0, row)], isolate_samples=True)], [0], Group())
+    assert found[0][0] == int(row.sample_ids[1])
+    assert len(found[0]) == 3

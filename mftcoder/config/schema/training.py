@@ -122,8 +122,8 @@ class Training(Section):
         500,
         description="With `steps`: every so many steps, which is what a crash costs at most. A checkpoint takes "
         "14 bytes per trained parameter in bfloat16. Training waits until it is whole and checksummed: `save_seconds`. "
-        "(DeepSpeed's writer beside training, `checkpoint.writer.decoupled`, is refused: it hides one step at most, and "
-        "if its process has died, checkpoints are left out without a word.)",
+        "(DeepSpeed's writer beside training, `checkpoint.writer.decoupled`, is refused: it hides one step at most, "
+        "and if its process has died, checkpoints are left out without a word.)",
     )
     save_best: bool = Field(
         True,
