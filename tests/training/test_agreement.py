@@ -1,9 +1,61 @@
 """What counts as agreement between ranks."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
 import pytest
 import torch
 
-from mftcoder.training.agreement import alike, digest, odd_ranks
+from mftcoder.distributed import Group
+from mftcoder.errors import MftcoderError, ReportedByMain
+from mftcoder.training.agreement import alike, check_agreement, digest, odd_ranks
+
+
+def refusals(*states: dict[str, Any], **weights: list[float]) -> list[str | None]:
+    """What each rank of three says of these states, and of these values of weights on them."""
+    barrier, said = Barrier(len(states)), [None] * len(states)
+
+    class Rank(Group):
+        def gather(self, value: Any) -> list[Any]:
+            said[self.rank] = value
+            barrier.wait()
+            everywhere = copy.deepcopy(said)
+            barrier.wait()
+            return everywhere
+
+        def on_main(self, action: Any) -> Any:
+            return action()
+
+    def check(rank: int) -> str | None:
+        own = [(name, torch.tensor([values[rank], 1.0])) for name, values in weights.items()]
+        try:
+            check_agreement(7, own, states[rank], Rank(rank, len(states)))
+        except (MftcoderError, ReportedByMain) as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(len(states)) as ranks:
+        return list(ranks.map(check, range(len(states))))
+
+
+def test_ranks_that_agree_are_left_alone():
+    state = {"step": 7, "task weights": [0.25, 0.75]}
+    rounded = {"step": 7, "task weights": [0.25, 0.75 * (1 + 1e-12)]}
+    assert refusals(state, state, rounded, a=[1.0, 1.0, 1.0]) == [None, None, None]
+
+
+def test_what_differs_is_named_with_its_ranks():
+    state = {"step": 7, "data position": [3, 5]}
+    for said in refusals(state, state | {"data position": [3, 6]}, state, a=[1.0, 1.0, 1.0], b=[1.0, 1.0, 2.0]):
+        assert said is not None
+        assert said.startswith(
+            "step 7: the ranks do not agree: weights differ on rank 2: b; data position differs on rank 1"
+        )
+    (said, *_) = refusals(state, state | {"data position": [3, 6]}, state, a=[1.0, 1.0, 1.0])
+    assert said is not None
+    assert "weights" not in said.split("A device")[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.float64])

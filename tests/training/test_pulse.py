@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mftcoder.training.launcher import is_alive
 from mftcoder.training.pulse import Pulse, Seen, is_waiting, who_is_missing
@@ -33,6 +34,7 @@ def test_else_one_that_waits_for_nobody_and_else_one_that_has_done_less():
     assert "Missing: rank 2 (" in missing(seen(0), seen(1), seen(2, waiting=False))
     assert "Missing: rank 1 (" in missing(seen(0), seen(1, done=8), seen(2))
     assert missing(seen(0), seen(1)).startswith("All wait: rank 0 (host, process 100)")
+    assert "Missing: rank 0 (" in missing(seen(0, waiting=False))  # of a run of one rank
 
 
 def test_only_a_changed_count_is_a_sign_of_life_or_of_progress():
@@ -43,10 +45,17 @@ def test_only_a_changed_count_is_a_sign_of_life_or_of_progress():
     assert beats.beat_at > first.beat_at
     assert beats.done_at == first.done_at
     assert Seen.after(first, replace(first.pulse, done=10)).done_at > first.done_at
+    assert Seen.after(first, replace(first.pulse, steps=False)).done_at > first.done_at
 
 
 def test_this_test_waits_in_no_collective():
     assert not is_waiting(sys._getframe())
+
+
+def test_a_collective_is_seen_below_what_it_calls():
+    inside: dict[str, Any] = {"frame": sys._getframe, "call": lambda function: function()}
+    exec(compile("def wait(): return call(frame)", "site-packages/torch/distributed/c10d.py", "exec"), inside)
+    assert is_waiting(inside["wait"]())
 
 
 def test_a_process_that_has_ended_is_not_alive_before_it_is_collected():
