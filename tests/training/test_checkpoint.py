@@ -9,7 +9,7 @@ from mftcoder.config.load import parse
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 from mftcoder.training import checkpoint
-from mftcoder.training.checkpoint import complete_checkpoints, save_checkpoint
+from mftcoder.training.checkpoint import complete_checkpoints, save_checkpoint, verify_files
 
 
 class Rank(Group):
@@ -75,7 +75,23 @@ def test_keeping_one_keeps_the_last_and_the_best(tmp_path):
     assert json.loads((tmp_path / "checkpoints" / "step-000003" / "checkpoint.json").read_text())["best_step"] == 1
 
 
-TASKS = [{"name": "a", "path": "x"}]
+def test_without_a_limit_all_are_kept(tmp_path):
+    for step in (8, 9, 10):
+        save_checkpoint(tmp_path, Files(), {"step": step, "best_step": 8}, Group(), keep=None)
+    assert [found.step for found in complete_checkpoints(tmp_path)] == [8, 9, 10]
+
+
+def test_a_changed_a_missing_and_a_foreign_file_are_named(tmp_path):
+    save_checkpoint(tmp_path, Files(), {"step": 1, "best_step": None}, Group(), keep=None)
+    (saved,) = complete_checkpoints(tmp_path)
+    verify_files(saved, Group())
+    (saved.path / "engine" / "one").write_text("eno")  # of the same length
+    (saved.path / "engine" / "two").unlink()
+    with pytest.raises(MftcoderError, match="engine/one, engine/two missing or changed"):
+        verify_files(saved, Group())
+    (saved.path / "engine" / "three.pt").touch()
+    with pytest.raises(MftcoderError, match=r"engine/three\.pt does not belong to it"):
+        verify_files(saved, Group())
 
 
 def test_an_output_dir_that_is_no_folder_of_a_file_system_is_refused():
