@@ -25,7 +25,7 @@ LAYERS = (
     {"__main__"},
 )
 ORDER = {name: height for height, names in enumerate(LAYERS) for name in names}
-ONLY_IN = {"deepspeed": ("engine/deepspeed.py", "engine/ulysses.py")}
+ONLY_IN = {"deepspeed": ("engine/deepspeed.py", "engine/settings.py", "engine/ulysses.py")}
 
 
 def imported_modules(file: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Production: every run goes through ``deepspeed.initialize``, also on one CPU. Nothing else imports deepspeed."""
+"""Production: every run goes through ``deepspeed.initialize``, also on one CPU. Only ``engine`` imports deepspeed."""
 
 import logging
 import math
@@ -9,21 +9,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-# DeepSpeed picks its accelerator at import; without a GPU it must not look for one.
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
 import deepspeed
-from deepspeed.runtime.config import DeepSpeedConfig
+import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.utils import logger, safe_set_local_fp32_param, safe_set_local_optimizer_state
-from pydantic import ValidationError
+from torch import Tensor
 from transformers.integrations import HfDeepSpeedConfig
 
-from mftcoder.config.problems import nearest, show
 from mftcoder.config.schema import Training
 from mftcoder.data.batch import Batch
 from mftcoder.distributed import Group, rank_from_environment
@@ -36,7 +28,6 @@ from mftcoder.engine.ulysses import SequenceParallel
 from mftcoder.errors import MftcoderError
 from mftcoder.models.adapter import TokenNLL
 
-ONE_ROW = {"train_micro_batch_size_per_gpu": 1}  # the least that DeepSpeed's parser must be told
 TAG = "engine"  # DeepSpeed's name for the one state that a checkpoint folder of ours holds
 logger.setLevel(logging.WARNING)
 # Of DeepSpeed's calls, not of ours; torch repeats them at every step.
@@ -71,68 +62,6 @@ def process_group(ranks_per_row: int = 1) -> Iterator[Group]:
     finally:
         if not joined_before and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-class _Asked(dict):
-    """Settings that remember which of their keys somebody looked for."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        super().__init__(settings)
-        self.keys_asked = {"data_parallel_size", "sequence_parallel_size"}  # ``deepspeed.initialize`` looks for these
-
-    def __contains__(self, key: object) -> bool:
-        self.keys_asked.add(str(key))
-        return super().__contains__(key)
-
-    def __getitem__(self, key: str) -> Any:
-        self.keys_asked.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.keys_asked.add(key)
-        return super().get(key, default)
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """MftcoderError that lists what DeepSpeed's parser refuses in resolved ``settings``, or would silently ignore."""
-    # The merge has made the batch sizes consistent; the parser would hold them against the ranks that are here now.
-    batch_sizes = {"train_batch_size", "gradient_accumulation_steps", *ONE_ROW}
-    settings = {key: value for key, value in settings.items() if key not in batch_sizes}
-    problems = [problem for section in settings for problem in _refused(section, settings[section])]
-    asked = _Asked({**ONE_ROW, **settings})
-    try:
-        _parse(asked)
-    except Exception as error:  # assertions, type errors …: whatever the parser stumbles over
-        problems = problems or [" ".join(str(error).split())]
-    else:
-        known = sorted(asked.keys_asked)
-        problems += [
-            f"{key}: unknown key{nearest(key, known) or '. Delete it.'}" for key in settings if key not in known
-        ]
-    if problems:
-        raise MftcoderError("\n".join(f"deepspeed: {problem}" for problem in problems))
-
-
-def _refused(section: str, value: Any) -> Iterator[str]:
-    """What is wrong inside one section; DeepSpeed's message would not say in which."""
-    try:
-        _parse({**ONE_ROW, section: value})
-    except ValidationError as error:
-        for details in error.errors():
-            place = ".".join(str(part) for part in details["loc"] if part != section)
-            what = "unknown key" if details["type"] == "extra_forbidden" else details["msg"]
-            yield f"{section}.{place}: {what}; found {show(details['input'])}."
-    except Exception:
-        return  # a section may need others; all together are parsed as well
-
-
-def _parse(settings: dict[str, Any]) -> None:
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # deprecations are told when the run starts
-    try:
-        DeepSpeedConfig(settings)
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

@@ -208,7 +208,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests
 
 def _check(config: Config, shards: Shards, model_config: PretrainedConfig, settings: dict[str, Any]) -> None:
     """MftcoderError if shards, model and settings do not go together."""
-    from mftcoder.engine.deepspeed import check_settings
+    from mftcoder.engine.settings import check_settings
 
     tokenizer = load_tokenizer(config.model, config.data.chat)
     check_matches(shards.manifest, config, tokenizer)

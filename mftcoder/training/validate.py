@@ -69,7 +69,7 @@ def _model(config: Config, world_size: int) -> str:
 
 
 def _deepspeed(config: Config, world_size: int) -> str:
-    from mftcoder.engine.deepspeed import check_settings
+    from mftcoder.engine.settings import check_settings
 
     settings = settings_of(config, world_size)
     check_settings(settings)

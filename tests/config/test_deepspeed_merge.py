@@ -164,7 +164,7 @@ def test_every_preset_and_every_key_in_it_has_a_line_in_the_readme_and_none_is_m
 @pytest.mark.engine
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.json")), ids=lambda path: path.stem)
 def test_deepspeed_knows_every_key_of_the_presets(minimal, path):
-    from mftcoder.engine.deepspeed import check_settings
+    from mftcoder.engine.settings import check_settings
 
     check_settings(resolved(minimal, str(path)))
 

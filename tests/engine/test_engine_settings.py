@@ -41,7 +41,7 @@ DOCUMENTED = {  # https://www.deepspeed.ai/docs/config-json
 
 @pytest.fixture
 def check_settings():
-    from mftcoder.engine.deepspeed import check_settings
+    from mftcoder.engine.settings import check_settings
 
     return check_settings
 

@@ -93,7 +93,7 @@ def configs(folder: Path) -> Run:
 
 def deepspeed_settings(folder: Path) -> Run:
     """The parser of DeepSpeed looks at them, too."""
-    from mftcoder.engine.deepspeed import check_settings
+    from mftcoder.engine.settings import check_settings
 
     sections, config = _stored("deepspeed/*.json"), _stored("cpu-smoke.json")[0]
     file = folder / "config.json"
