@@ -215,6 +215,12 @@ def block_mask(positions: Tensor, dtype: torch.dtype) -> Tensor:
     ]
 
 
+def layers_of(backbone: nn.Module) -> nn.ModuleList | None:
+    """The stack of transformer layers, if ``backbone`` has one."""
+    stacks = [child for child in backbone.children() if isinstance(child, nn.ModuleList)]
+    return max(stacks, key=len, default=None)
+
+
 def num_parameters(model: nn.Module) -> tuple[int, int]:
     """(all, trainable) parameters; ones that ZeRO-3 has partitioned or that are packed in 4 bits count whole."""
     sizes = [(whole_size(p), p.requires_grad) for p in model.parameters()]

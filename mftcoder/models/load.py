@@ -15,7 +15,7 @@ from mftcoder.config.schema import Model, Training
 from mftcoder.data.chat import new_token_pieces
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.chunked_nll import positions_per_chunk
-from mftcoder.models.adapter import TokenNLL
+from mftcoder.models.adapter import TokenNLL, layers_of
 from mftcoder.models.attention import WITHOUT_MASK, likely, set_attention, set_general_attention
 from mftcoder.models.families import adapter_of
 from mftcoder.models.lora import add_lora
@@ -156,10 +156,10 @@ def add_adapters(causal: PreTrainedModel, settings: Model) -> PreTrainedModel:
 
 def compile_layers(backbone: nn.Module) -> None:
     """Compile every transformer layer in place: one compilation serves all that are alike."""
-    stacks = [child for child in backbone.children() if isinstance(child, nn.ModuleList)]
-    if not stacks:
+    layers = layers_of(backbone)
+    if not layers:
         raise MftcoderError(
             f"training.torch_compile: found no stack of layers in {type(backbone).__name__}. Set it to false."
         )
-    for layer in max(stacks, key=len):
+    for layer in layers:
         layer.compile()
