@@ -110,7 +110,6 @@ def apportion(total: int, shares: NDArray[np.float64], most: NDArray[np.float64]
     while (middle := (low + high) / 2) not in (low, high):  # bisection, down to neighbouring floats
         low, high = (middle, high) if np.clip(middle * shares, 1, most).sum() < total else (low, middle)
     quotas = np.clip(high * shares, 1, most)
-    whole = np.floor(quotas + 1e-9)
-    remainders = np.where(whole < most, quotas - whole, -np.inf)
-    whole[np.argsort(-remainders, kind="stable")[: total - int(whole.sum())]] += 1
+    whole = np.floor(quotas)
+    whole[np.argsort(whole - quotas, kind="stable")[: total - int(whole.sum())]] += 1
     return tuple(int(number) for number in whole)

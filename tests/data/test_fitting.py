@@ -57,6 +57,7 @@ THREE = conversation((1, 2, True), (1, 2, True), (1, 2, True))  # the drawing in
         (THREE, 7, "truncate", [(0, 0, 5)]),
         (THREE, 7, "split", [(0, 0, 5), (2, 5, 8), (2, 8, 11)]),
         (THREE, 10, "drop", []),
+        (THREE, 11, "drop", [(0, 0, 11)]),
         (THREE, 4, "truncate", [(0, 0, 4)]),  # the first exchange alone is too long: cut at its end
         (conversation((9, 2, True), (1, 2, True)), 5, "truncate", [(2, 13, 16)]),  # nothing of the first answer fits
         (conversation((1, 2, False), (1, 2, False), (1, 2, True)), 8, "truncate", [(2, 5, 11)]),

@@ -24,32 +24,33 @@ def seen(batches: list[Batch]) -> list[tuple[int, int]]:
     return found
 
 
-def deal(step: int, ranks: int, rows_per_step: int = 6, seed: int = 0) -> list[list[Batch]]:
+def deal(step: int, ranks: int, rows_per_step: int = 6, micro_rows: int = 1) -> list[list[Batch]]:
     """The micro-batches of every rank."""
-    schedule = Schedule(Mixture(ROWS, seed), rows_per_step)
+    schedule = Schedule(Mixture(ROWS, 0), rows_per_step)
     return [
-        list(Loader(TASKS, rank, ranks, isolate_samples=True, length=None).deal(schedule.rows(step), 1))
+        list(Loader(TASKS, rank, ranks, isolate_samples=True, length=None).deal(schedule.rows(step), micro_rows))
         for rank in range(ranks)
     ]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_every_sample_of_an_epoch_is_seen_exactly_once(ranks):
+@pytest.mark.parametrize(("ranks", "micro_rows"), [(1, 1), (2, 1), (3, 1), (1, 4), (2, 2), (2, 4)])
+def test_every_sample_of_an_epoch_is_seen_exactly_once(ranks, micro_rows):
     schedule = Schedule(Mixture(ROWS, 0), 6)
     everything = Counter(
         (task, int(sample)) for task, rows in enumerate(TASKS) for row in rows for sample in row.sample_ids
     )
     for epoch in range(2):
         steps_of_epoch = range(epoch * schedule.steps_per_epoch, (epoch + 1) * schedule.steps_per_epoch)
-        found = Counter(s for step in steps_of_epoch for batches in deal(step, ranks) for s in seen(batches))
+        dealt = [batches for step in steps_of_epoch for batches in deal(step, ranks, micro_rows=micro_rows)]
+        found = Counter(sample for batches in dealt for sample in seen(batches))
         assert found == everything
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_a_step_holds_the_same_rows_in_the_same_order_on_any_number_of_ranks(ranks):
+@pytest.mark.parametrize(("ranks", "micro_rows"), [(2, 1), (3, 1), (2, 2)])
+def test_a_step_holds_the_same_rows_in_the_same_order_on_any_number_of_ranks(ranks, micro_rows):
     for step in range(6):
         alone = seen(deal(step, 1)[0])
-        dealt = deal(step, ranks)
+        dealt = deal(step, ranks, micro_rows=micro_rows)
         rounds = [batches[number] for number in range(len(dealt[0])) for batches in dealt]
         assert seen(rounds) == alone
 
@@ -62,6 +63,13 @@ def test_all_ranks_have_the_same_number_of_micro_batches_also_in_a_short_step():
     empty = dealt[1][1]
     assert len(empty.targets) == 0
     assert not empty.segment_ids.any()
+
+
+def test_steps_go_through_the_mixture_from_its_beginning():
+    mixture = Mixture(ROWS, 5)
+    schedule = Schedule(mixture, 6)
+    rows = [row for step in range(3 * schedule.steps_per_epoch) for row in schedule.rows(step)]
+    assert rows == [mixture.row(position) for position in range(3 * 17)]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

@@ -108,6 +108,10 @@ def test_a_share_of_nearly_nothing_still_gives_a_row():
     assert apportion(100, np.array([1e-12, 1.0, 1e-300]), np.full(3, np.inf)) == (1, 98, 1)
 
 
+def test_a_share_of_less_than_a_row_gives_one_before_others_are_rounded_up():
+    assert apportion(100, np.array([0.1, 49.95, 49.95]), np.full(3, np.inf)) == (1, 50, 49)
+
+
 def test_what_an_epoch_holds_is_told():
     equal = TypeAdapter(Sampling).validate_python({"type": "equal"})
     assert epoch_note(equal, "abcd", mixture("equal")) == (

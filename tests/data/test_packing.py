@@ -57,6 +57,11 @@ def test_exact_fits_by_hand(lengths: list[int], rows: list[list[int]]) -> None:
     assert [sorted(row) for row in found][: len(rows)] == rows
 
 
+def test_a_row_that_nothing_fills_at_once_begins_with_the_longest_sample() -> None:
+    lengths = [2] * 30 + [15]
+    assert rows_of(fill_exactly(np.array(lengths, np.int32), CAPACITY))[0][0] == 30
+
+
 @pytest.mark.parametrize(("shortest", "spread"), [(1, 0.4), (1, 1.0), (75, 0.4), (75, 1.0), (150, 1.0)])
 def test_twenty_thousand_samples_leave_a_thousandth_unfilled(shortest: int, spread: float) -> None:
     lengths = shortest + np.clip(np.random.default_rng(1).lognormal(5, spread, 20_000), 0, 3900).astype(np.int32)
@@ -81,6 +86,13 @@ def test_every_sample_has_one_place_and_no_row_overflows(mode: str) -> None:
     assert len(filled) == 5000 if mode != "pack" else len(filled) <= math.ceil(lengths.sum() / 512 * 1.01)
 
 
+def test_the_order_of_rows_is_one_of_many_that_the_key_chooses() -> None:
+    lengths = np.full(20, 7)
+    orders = [tuple(pack(lengths, 7, "pack", *key).order) for key in [(1, 2), (1, 2), (1, 3), (2, 2)]]
+    assert orders[0] == orders[1]
+    assert len(set(orders)) == 3
+
+
 def test_a_length_beyond_the_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="lengths must lie in 1 … 20; found 3 … 21"):
         best_fit_decreasing(np.array([3, 21]), CAPACITY)
@@ -99,6 +111,7 @@ def test_splitmix64_gives_the_published_numbers() -> None:
 
 def test_the_permutation_never_changes() -> None:
     assert permutation(10, 42, 0).tolist() == [6, 2, 5, 7, 0, 9, 4, 3, 8, 1]
+    assert permutation(10, 42, 7).tolist() == [0, 1, 9, 4, 7, 2, 5, 8, 3, 6]
 
 
 def test_every_order_is_equally_likely() -> None:
