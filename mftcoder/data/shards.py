@@ -101,7 +101,7 @@ def _checked(row: Row, folder: Path, index: int) -> Row:
     if not (
         len(ids) == len(supervised) == lengths.sum() and len(lengths) == len(samples) and lengths.min(initial=1) > 0
     ):
-        raise _damaged(folder, f"row {index} has {len(ids)} tokens in segments of {lengths.sum()}")
+        raise _damaged(folder, f"tokens, mask, segments and samples of row {index} do not fit each other")
     if ids.min(initial=0) < 0:
         raise _damaged(folder, f"row {index} has a negative token id")
     return row

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import mftcoder.data.shards as shards_module
 import mftcoder.training.run as run_module
 from mftcoder.cli import main
 from mftcoder.data.prepare import prepare, shards_path
-from mftcoder.data.shards import Rows, Shards
+from mftcoder.data.shards import _SCHEMA, Rows, Shards
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 
@@ -139,6 +140,37 @@ def test_missing_and_cut_files_are_found_at_once(shards: Shards) -> None:
     file.unlink()
     with pytest.raises(MftcoderError, match=r"chat/probe/data-00000-of-00001\.arrow: is missing"):
         Shards.open(shards.folder)
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        (([5, 6, 7], [0, 1], [3], [9]), "tokens, mask, segments and samples of row 1 do not fit each other"),
+        (([5, 6, 7], [0, 1, 1], [2], [9]), "segments and samples of row 1 do not fit"),
+        (([5, 6, 7], [0, 1, 1], [3, 0], [9, 9]), "segments and samples of row 1 do not fit"),
+        (([5, 6, 7], [0, 1, 1], [2, 1], [9]), "segments and samples of row 1 do not fit"),
+        (([5, -6, 7], [0, 1, 1], [3], [9]), "row 1 has a negative token id"),
+    ],
+)
+def test_a_row_whose_parts_do_not_fit_each_other_is_refused(tmp_path: Path, row: tuple, what: str) -> None:
+    columns = zip(([5], [0], [1], [8]), row, strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    file = tmp_path / "data.arrow"
+    with pa.OSFile(str(file), "wb") as stream, pa.ipc.new_stream(stream, _SCHEMA) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+    rows = Rows([file])
+    assert rows[0].input_ids.tolist() == [5]
+    with pytest.raises(MftcoderError, match=f"{tmp_path}: is damaged: .*{what}"):
+        rows[1]
+
+
+def test_an_arrow_file_with_columns_of_others_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "data.arrow"
+    table = pa.table({"input_ids": [[1, 2]], "labels": [[1, 2]]})
+    with pa.OSFile(str(file), "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(MftcoderError, match=f"{file}: is damaged: its columns are input_ids, labels"):
+        len(Rows([file]))
 
 
 def test_a_damaged_manifest_is_found(shards: Shards) -> None:
