@@ -91,6 +91,15 @@ def test_asking_for_what_is_not_there(shards: Shards) -> None:
         shards.rows("math")
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_another_number_of_rows_than_was_written_is_refused(shards: Shards, more: int) -> None:
+    splits = shards.manifest.task("code").splits
+    found, wanted = splits["train"].rows, splits["train"].rows + more
+    splits["train"] = splits["train"].model_copy(update={"rows": wanted})
+    with pytest.raises(MftcoderError, match=f"code/train: is damaged: it has {found} rows; {wanted} were written"):
+        shards.rows("code")
+
+
 def damaged_copy(file: Path) -> bytes:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
