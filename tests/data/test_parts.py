@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,6 +259,28 @@ def test_a_full_disk_ends_with_its_error_and_leaves_nothing_half_written(
     assert encoded(config) == before
     assert list(samples_path(config).parent.rglob("*.partial")) == []
     prepare(config, tell=quiet)
+
+
+def test_all_that_counts_is_on_the_disk_before_it_counts(make_config: MakeConfig, monkeypatch) -> None:
+    synced: set[str] = set()
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.add(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    config = make_config(TASKS)
+    manifest = prepare(config, tell=quiet)
+    written = {Path(entry.path).name for entry in manifest.files}
+    assert synced >= written | {"manifest.json.partial"}
+    parts = [file.stem for file in samples_path(config).glob("*.arrow")]
+    assert parts
+    assert all(any(name.startswith(part) for name in synced) for part in parts)
+
+
+def test_what_killed_processes_left_is_removed_once_nothing_can_be_writing_to_it(tmp_path: Path) -> None:
+    old, new = tmp_path / "a.partial", tmp_path / "b.partial"
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 3700,) * 2)
+    parts_module.remove_abandoned(tmp_path)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_a_second_process_waits_for_the_first_and_uses_what_it_made(make_config: MakeConfig) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints on file systems that show late what other hosts have written."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from mftcoder.config.load import parse
 from mftcoder.distributed import Group
 from mftcoder.errors import MftcoderError
 from mftcoder.training import checkpoint
-from mftcoder.training.checkpoint import complete_checkpoints, save_checkpoint, verify_files
+from mftcoder.training.checkpoint import STATE, complete_checkpoints, save_checkpoint, verify_files
 
 
 class Rank(Group):
@@ -66,6 +67,20 @@ def test_a_save_that_cannot_be_completed_leaves_the_one_before_as_the_last(tmp_p
     (last,) = complete_checkpoints(tmp_path)
     assert last.step == 1
     assert last.state["files"].keys() == {"engine/one", "engine/two"}
+
+
+def test_files_and_their_names_are_on_the_disk_before_the_checkpoint_counts(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "step-000001"
+    synced = []  # (file or folder, whether the checkpoint counted when it was synced)
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append((os.readlink(f"/proc/self/fd/{handle}"), (path / STATE).exists()))
+    )
+    save_checkpoint(tmp_path, Files(), {"step": 1, "best_step": None}, Group(), keep=None)
+    before = {name for name, counted in synced if not counted}
+    assert before >= {
+        str(name) for name in (path.parent, path, path / "engine", path / "engine/one", path / "engine/two")
+    }
+    assert synced[-2:] == [(f"{path / STATE}.partial", False), (str(path), True)]
 
 
 def test_keeping_one_keeps_the_last_and_the_best(tmp_path):
