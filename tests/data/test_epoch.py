@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from mftcoder.data import encoding
 from mftcoder.data.batch import Batch
 from mftcoder.data.loader import Loader
 from mftcoder.data.prepare import prepare, shards_path
@@ -49,7 +50,8 @@ def answers(record: dict) -> str:
 
 
 @pytest.fixture(params=MODES)
-def prepared(request, make_config):
+def prepared(request, make_config, monkeypatch):
+    monkeypatch.setattr(encoding, "_RECORDS_PER_CHUNK", 7)
     config = make_config(records(), sequence_length=LENGTH, validation_fraction=0.0, packing={"mode": request.param})
     manifest = prepare(config, tell=lambda _: None)
     assert not any(task.truncated or task.dropped for task in manifest.tasks)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mftcoder.data.parts as parts_module
@@ -281,6 +282,12 @@ def test_what_killed_processes_left_is_removed_once_nothing_can_be_writing_to_it
     parts_module.remove_abandoned(tmp_path)
     assert not old.exists()
     assert new.exists()
+
+
+@pytest.mark.parametrize("largest", [2**16 - 1, 2**16, 2**31 - 1])
+def test_every_id_of_a_vocabulary_has_room(largest: int) -> None:
+    values = parts_module._schema(largest + 1).field("input_ids").type.value_type
+    assert parts_module.lists([np.array([7, largest])], values).to_pylist() == [[7, largest]]
 
 
 def test_a_second_process_waits_for_the_first_and_uses_what_it_made(make_config: MakeConfig) -> None:

@@ -41,6 +41,25 @@ def test_every_epoch_of_a_task_has_each_of_its_rows_once_in_an_order_of_its_own(
 def test_tasks_that_are_not_trained_on_are_not_sampled_and_one_weight_zero_neither():
     assert {task for task, _ in drawn(0.5, [1.0, 1.0, 1.0], 5, [True, False, True])} == {0, 2}
     assert {task for task, _ in drawn(0.5, [0.0, 1.0, 1.0], 5)} == {1, 2}
+    assert {task for task, _ in drawn(0.5, [-0.1, 1.0, 1.0], 5)} == {1, 2}
+
+
+def test_a_task_that_stops_training_is_not_sampled_for_what_it_is_owed():
+    sampling = WeightedSampling((10, 10, 10), 4, 1.0, seed=0)
+    weights = np.ones(3)
+    first = Counter(task for task, _ in sampling.rows(0, weights, EVERY))
+    owed = min(range(3), key=lambda task: first[task])
+    assert sampling.credit[owed] > 0
+    trains = np.arange(3) != owed
+    assert owed not in {task for step in (1, 2) for task, _ in sampling.rows(step, weights, trains)}
+
+
+def test_tasks_of_as_many_rows_have_orders_of_their_own():
+    sampling = WeightedSampling((20, 20), 40, 1.0, seed=0)
+    rows = sampling.rows(0, np.ones(2), np.array([True, True]))
+    first, second = ([row for task, row in rows if task == which] for which in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
 
 
 def test_a_step_drawn_ahead_survives_the_checkpoint():
