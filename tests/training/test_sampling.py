@@ -45,11 +45,11 @@ def test_tasks_that_are_not_trained_on_are_not_sampled_and_one_weight_zero_neith
 
 
 def test_a_task_that_stops_training_is_not_sampled_for_what_it_is_owed():
-    sampling = WeightedSampling((10, 10, 10), 4, 1.0, seed=0)
+    sampling = WeightedSampling((10, 10, 10), 5, 1.0, seed=0)
     weights = np.ones(3)
     first = Counter(task for task, _ in sampling.rows(0, weights, EVERY))
     owed = min(range(3), key=lambda task: first[task])
-    assert sampling.credit[owed] > 0
+    assert sampling.credit[owed] > 0.5
     trains = np.arange(3) != owed
     assert owed not in {task for step in (1, 2) for task, _ in sampling.rows(step, weights, trains)}
 
