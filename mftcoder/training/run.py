@@ -190,20 +190,25 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests
         expected_units=expected_units(shards, reduction.unit, schedule) if by_epoch else None,
         identity=agreed,
     )
-    if checkpoint and shared_anew:
-        metrics.tell(f"divided among the ranks anew, equal up to rounding: {shared_anew}")
-        engine.load_by_name(checkpoint.path, weights_only=False)
-    elif checkpoint:
-        engine.load(checkpoint.path)
+    if checkpoint:
+        _go_on(run, checkpoint, shared_anew)
     elif start:
         metrics.tell(f"weights from {start.path}; all else begins anew")
         engine.load_by_name(start.path, weights_only=True)
-    if checkpoint:
-        with reading(checkpoint):
-            restore(run, dict(checkpoint.state))
     if group.is_main:
         describe(run, shards.manifest, parameters, settings, hardware)
     return run
+
+
+def _go_on(run: Run, checkpoint: Checkpoint, shared_anew: str | None) -> None:
+    """Bring ``run`` to where ``checkpoint`` left it; ``shared_anew``: how otherwise that was divided among ranks."""
+    if shared_anew:
+        run.metrics.tell(f"divided among the ranks anew, equal up to rounding: {shared_anew}")
+        run.engine.load_by_name(checkpoint.path, weights_only=False)
+    else:
+        run.engine.load(checkpoint.path)
+    with reading(checkpoint):
+        restore(run, dict(checkpoint.state))
 
 
 def _check(config: Config, shards: Shards, model_config: PretrainedConfig, settings: dict[str, Any]) -> None:
