@@ -56,6 +56,7 @@ def test_a_run_that_was_not_asked_to_stop_leaves_the_handlers_of_before(handlers
         signal.raise_signal(USR1)
         assert heard(requests) == [0, 0, 1]
     assert {kind: signal.getsignal(kind) for kind in KINDS} == handlers
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_one_rank_alone_says_what_will_be_done(monkeypatch, capfd):
