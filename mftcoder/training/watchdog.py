@@ -141,7 +141,7 @@ class Watchdog:
     def _judge(self) -> str | None:
         """What is wrong with the run, if anything is."""
         seen = list(self._exchange.seen.values())
-        if self._seconds is None or not seen:
+        if self._seconds is None:
             return None
         now = time.monotonic()
         silent = [one.pulse for one in seen if now - one.beat_at > self._seconds]

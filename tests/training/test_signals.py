@@ -42,6 +42,7 @@ def test_a_request_to_save_is_forgotten_once_it_is_taken_and_one_to_stop_stays(h
         assert requests.take() == [0, 0, 0]
         signal.raise_signal(TERM)
         assert heard(requests) == requests.take() == [1, 0, 0]
+        signal.raise_signal(TERM)
     assert capfd.readouterr().err.splitlines() == [
         "SIGUSR1: saving after this step",
         "SIGTERM: saving after this step, then stopping",
@@ -65,6 +66,7 @@ def test_one_rank_alone_says_what_will_be_done(monkeypatch, capfd):
     with requests.listening(), requests.acted_upon():
         signal.raise_signal(TERM)
         assert heard(requests) == [1, 0, 0]
+        signal.raise_signal(TERM)
     assert not capfd.readouterr().err
 
 
@@ -105,20 +107,28 @@ CTRL_C = """
 import signal, sys, time
 from mftcoder.training.signals import Requests
 requests = Requests()
-with requests.listening(), requests.acted_upon():
-    for pause in sys.argv[1:]:
+after_steps, pause = sys.argv[1:]
+with requests.listening():
+    with requests.acted_upon():
         signal.raise_signal(signal.SIGINT)
         time.sleep(float(pause))
+        if after_steps == "no":
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.5)
+    if after_steps == "yes":
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.5)
 print("went on with", requests.take()[1])
 """
 
 
+@pytest.mark.parametrize("after_steps", ["no", "yes"])
 @pytest.mark.parametrize(
-    ("pauses", "code", "output"),
-    [(["0.1", "0.3"], 0, "went on with 2.0"), (["1.2", "20"], 130, "the last checkpoint is intact")],
+    ("pause", "code", "output"), [("0.1", 0, "went on with 2.0"), ("1.2", 130, "the last checkpoint is intact")]
 )
-def test_a_second_ctrl_c_stops_at_once_but_for_one_that_a_launcher_passed_on(pauses, code, output):
-    run = subprocess.run([sys.executable, "-c", CTRL_C, *pauses], capture_output=True, text=True, timeout=15)
+def test_a_second_ctrl_c_stops_at_once_but_for_one_that_a_launcher_passed_on(pause, code, output, after_steps):
+    program = [sys.executable, "-c", CTRL_C, after_steps, pause]
+    run = subprocess.run(program, capture_output=True, text=True, timeout=15)
     assert run.returncode == code
     assert output in run.stdout + run.stderr
     assert "SIGINT: saving after this step, then stopping; Ctrl-C again stops at once" in run.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mftcoder.distributed import Group
-from mftcoder.errors import MftcoderError, ReportedByMain
+from mftcoder.errors import MftcoderError, ReportedByMain, StoppedError
 from mftcoder.training.launcher import Launcher
 from mftcoder.training.pulse import Pulse, Seen, host
 from mftcoder.training.watchdog import Watchdog
@@ -109,6 +109,20 @@ def test_an_error_of_this_rank_is_its_own(monkeypatch, tmp_path):
         made = watchdog(monkeypatch, tmp_path, seen(0), seen(1, silent=99))
         assert explanation(made, error) is error
         assert made._error == (str(error) if isinstance(error, MftcoderError) else f"{type(error).__name__}: {error}")
+
+
+def test_a_run_that_is_stopped_has_not_failed(monkeypatch, tmp_path):
+    for error in (StoppedError("SIGTERM: stopped"), ReportedByMain(MftcoderError("no"))):
+        made = watchdog(monkeypatch, tmp_path, seen(0), seen(1))
+        assert explanation(made, error) is error
+        assert made._error is None
+
+
+def test_nothing_must_be_done_all_the_time_but_while_steps_are_taken(monkeypatch, tmp_path):
+    made = watchdog(monkeypatch, tmp_path)
+    with made.taking_steps():
+        assert made._pulse().steps
+    assert not made._pulse().steps
 
 
 HANGING = """
