@@ -85,9 +85,13 @@ def test_a_lost_connection_is_explained_by_the_rank_that_failed_or_has_gone(monk
     process = subprocess.Popen(["true"])
     process.wait()
     dead = seen(1, host=host(), pid=process.pid)
+    assert watchdog(monkeypatch, tmp_path)._is_gone(dead)
     assert "gone; see its output" in str(explanation(watchdog(monkeypatch, tmp_path, seen(0), dead), LOST))
-    first_failed = watchdog(monkeypatch, tmp_path, seen(0, error="no"), seen(1), rank=1)
-    assert "rank 0 (host" in str(explanation(first_failed, LOST))
+    one_of_each = watchdog(monkeypatch, tmp_path, seen(0), failed, seen(2, silent=7))
+    assert "rank 1 (host, process 101), last in step 3 has failed" in str(explanation(one_of_each, LOST))
+    first_failed = explanation(watchdog(monkeypatch, tmp_path, seen(0, error="no"), seen(1), rank=1), LOST)
+    assert "rank 0 (host" in str(first_failed)
+    assert not isinstance(first_failed, ReportedByMain)
 
 
 def test_one_of_the_ranks_that_are_left_tells_it(monkeypatch, tmp_path):
@@ -116,6 +120,15 @@ def test_a_run_that_is_stopped_has_not_failed(monkeypatch, tmp_path):
         made = watchdog(monkeypatch, tmp_path, seen(0), seen(1))
         assert explanation(made, error) is error
         assert made._error is None
+
+
+def test_a_change_of_place_and_a_beat_are_something_done(monkeypatch, tmp_path):
+    made = watchdog(monkeypatch, tmp_path)
+    before = made._pulse()
+    made.at("saving")
+    made.beat()
+    assert made._pulse().done >= before.done + 2
+    assert made._pulse().place == "saving"
 
 
 def test_nothing_must_be_done_all_the_time_but_while_steps_are_taken(monkeypatch, tmp_path):
