@@ -130,7 +130,7 @@ def _refuse(message: str) -> None:
     raise MftcoderError(message)
 
 
-def set_up(config: Config, group: Group, checkpoint: Checkpoint | None, requests: Requests | None = None) -> Run:
+def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     """A run that is ready for ``train_loop``: at its start, or where ``checkpoint`` left it. The shards exist."""
     training, output_dir = config.training, Path(config.output_dir)
     shards = Shards.open(shards_path(config))

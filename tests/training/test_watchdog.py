@@ -18,8 +18,8 @@ from mftcoder.training.watchdog import Watchdog
 SECONDS = 40.0  # so a pulse comes every two
 
 
-class TwoRanks(Group):
-    """Rank 0 of two, of which the other is what a test says."""
+class Alone(Group):
+    """One of several ranks; the others are not there, but only what a test says of them."""
 
     def on_main(self, action):
         return action()
@@ -32,9 +32,12 @@ def seen(rank: int, *, silent: float = 0, idle: float = 0, **changes: object) ->
     return Seen(pulse, now - silent, now - idle)
 
 
-def watchdog(monkeypatch, tmp_path: Path, *ranks: Seen, seconds: float | None = SECONDS, rank: int = 0) -> Watchdog:
+def watchdog(
+    monkeypatch, tmp_path: Path, *ranks: Seen, seconds: float | None = SECONDS, rank: int = 0, size: int = 2
+) -> Watchdog:
     monkeypatch.setattr("mftcoder.training.pulse._connect", lambda run: object())
-    made = Watchdog(TwoRanks(rank, 2), seconds, tmp_path, Launcher())
+    monkeypatch.setattr("mftcoder.training.watchdog._leave_soon", lambda: None)
+    made = Watchdog(Alone(rank, size), seconds, tmp_path, Launcher())
     made._exchange.seen = {one.pulse.rank: one for one in ranks}
     monkeypatch.setattr(made._exchange, "read", lambda ranks: None)
     return made
@@ -72,7 +75,6 @@ def explanation(made: Watchdog, error: Exception) -> BaseException:
 
 
 def test_a_lost_connection_is_explained_by_the_rank_that_failed_or_has_gone(monkeypatch, tmp_path):
-    monkeypatch.setattr("mftcoder.training.watchdog._leave_soon", lambda: None)
     failed = seen(1, error="shards/a: is damaged.")
     error = explanation(watchdog(monkeypatch, tmp_path, seen(0), failed), LOST)
     assert isinstance(error, MftcoderError)
@@ -95,20 +97,13 @@ def test_a_lost_connection_is_explained_by_the_rank_that_failed_or_has_gone(monk
 
 
 def test_one_of_the_ranks_that_are_left_tells_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("mftcoder.training.watchdog._leave_soon", lambda: None)
-    monkeypatch.setattr("mftcoder.training.pulse._connect", lambda run: object())
-    told = []
-    for rank in (0, 2):
-        made = watchdog(monkeypatch, tmp_path, *(seen(number) for number in range(3)), rank=rank)
-        made._group = TwoRanks(rank, 3)
-        made._exchange.seen[1] = seen(1, silent=99)
-        told.append(explanation(made, LOST))
+    ranks = [seen(0), seen(1, silent=99), seen(2)]
+    told = [explanation(watchdog(monkeypatch, tmp_path, *ranks, rank=rank, size=3), LOST) for rank in (0, 2)]
     assert not isinstance(told[0], ReportedByMain)
     assert isinstance(told[1], ReportedByMain)
 
 
 def test_an_error_of_this_rank_is_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr("mftcoder.training.watchdog._leave_soon", lambda: None)
     for error in (RuntimeError("shape mismatch"), ValueError("connection"), MftcoderError("a.json: no")):
         made = watchdog(monkeypatch, tmp_path, seen(0), seen(1, silent=99))
         assert explanation(made, error) is error
@@ -144,10 +139,10 @@ from pathlib import Path
 from mftcoder.distributed import Group
 from mftcoder.training.launcher import Launcher
 from mftcoder.training.watchdog import Watchdog
-watchdog = Watchdog(Group(), 1.0, Path(sys.argv[1]), Launcher())
+watchdog = Watchdog(Group(), 2.0, Path(sys.argv[1]), Launcher())
 with watchdog.watching(), watchdog.taking_steps():
     watchdog.at("step 7, training")
-    for _ in range(15):
+    for _ in range(25):
         time.sleep(0.1)
         watchdog.beat()
     print("lives", flush=True)
@@ -159,7 +154,7 @@ def test_a_run_that_hangs_is_ended_with_the_stacks_of_where_it_is(tmp_path):
     run = subprocess.run([sys.executable, "-c", HANGING, tmp_path], capture_output=True, text=True, timeout=25)
     assert run.returncode == 1
     assert run.stdout == "lives\n"
-    assert "no rank has got on for 1 s. Missing: rank 0 " in run.stderr
+    assert "no rank has got on for 2 s. Missing: rank 0 " in run.stderr
     assert "last in step 7, training" in run.stderr
     assert "--resume goes on from there" in run.stderr
     stacks = (tmp_path / "stacks" / "rank-00000.txt").read_text()
