@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_iter
 class TensorBytes(TorchDispatchMode):
     """Inside ``with``, counts the bytes of every storage that an operation makes, until it is freed.
 
-    Views and in-place results cost nothing. What was there before counts once ``add`` was told of it.
+    Views, in-place results and tensors on the meta device cost nothing. What was there before counts once ``add`` was
+    told of it.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class TensorBytes(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.device.type != "meta":
                 self._count(value, self._kind)
         return result
 

@@ -150,7 +150,9 @@ def combine(
     weights = sizes.weight_bytes // (world_size if stage == 3 else 1)
     optimizer = int(share * MOMENTS[8 if "8bit" in optim else 32]) + master
     owned = itemsize * (share if stage else sizes.trainable)  # gradients once they are reduced
-    copies = 2 * owned if stage in (1, 2) else 0  # DeepSpeed flattens them before it makes them float32
+    # For the update, DeepSpeed makes one tensor of them and then makes it float32; stage 3 a part at a time.
+    part = min(share, int(zero.get("sub_group_size", 1e9))) if stage == 3 else share
+    copies = part * ((itemsize if stage else 0) + (FLOAT32 if itemsize < FLOAT32 else 0))
     if stage == 3:
         held = owned
     elif accumulates:
@@ -167,7 +169,7 @@ def combine(
         gathered = live * sizes.weight_bytes // sizes.parameters
     host = 0
     if offloads_optimizer:  # with the gradients that the update there reads
-        host, optimizer, master, owned, copies = optimizer + master + owned, 0, 0, 0, 0
+        host, optimizer, owned, copies = optimizer + master + owned, 0, 0, 0
         held = 0 if stage >= 2 else held
     if offloads_weights:
         host, weights = host + weights, 0
@@ -183,7 +185,7 @@ def combine(
         },
         "optimizer's update": {
             "weights": weights,
-            "gradients": owned + copies + master,
+            "gradients": owned + copies,
             "optimizer": optimizer,
             "buffers": (bucket if stage == 3 else 0) + (2 * FLOAT32 * share if optim == "adamw_torch" else 0),
         },

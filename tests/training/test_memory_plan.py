@@ -1,5 +1,7 @@
 """The arithmetic of the memory plan against values by hand: 1,000 trained bfloat16 parameters, large activations."""
 
+from dataclasses import replace
+
 import pytest
 
 from mftcoder.models.footprint import Footprint
@@ -30,6 +32,27 @@ def test_what_each_stage_holds(stage, ranks, accumulates, weights, gradients, op
         (weights, gradients, optimizer, buffers)
     )
     assert (found["activations"], found["logits"]) == (100_000, 100)
+
+
+@pytest.mark.parametrize(
+    ("stage", "itemsize", "sub_group_size", "gradients"),
+    [
+        (0, 2, 1000, 2000 + 4000),  # as they are, and in float32
+        (0, 4, 1000, 4000),
+        (2, 2, 1000, 500 + 500 + 1000),  # of 250 of them: also as one tensor
+        (2, 4, 1000, 1000 + 1000),
+        (3, 2, 1000, 500 + 500 + 1000),
+        (3, 2, 100, 500 + 200 + 400),  # a part at a time
+        (3, 4, 100, 1000 + 400),
+    ],
+)
+def test_gradients_in_the_update(stage, itemsize, sub_group_size, gradients):
+    sizes = replace(SIZES, itemsize=itemsize, weight_bytes=1000 * itemsize)
+    zero = {"stage": stage, "reduce_bucket_size": 10, "sub_group_size": sub_group_size, "stage3_max_live_parameters": 0}
+    settings = {"zero_optimization": zero}
+    found = combine(sizes, Footprint(0, 0, 0), settings, 4, accumulates=False)
+    assert found.moment == "optimizer's update"
+    assert found.parts["gradients"] == gradients
 
 
 def test_two_buckets_where_communication_overlaps():
