@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
 FITS = {name: (int(n), int(gib)) for name, n, gib in re.findall(r"\| \[(.+?)\]\(.+\| (\d+) × (\d+) GiB \|", README)}
 OVERRIDES = [shlex.split(text)[0] for text in re.findall(r"`('loss\..+?')`", README)]
+LARGE = {"lora-34b-one-node.json", "full-72b-four-nodes.json"}  # a minute each
 SPARE = 0.9  # CUDA itself and fragmentation take some, too
 
 
@@ -63,7 +64,7 @@ def test_every_config_is_in_the_table_of_the_readme():
     assert set(FITS) == {path.name for path in (ROOT / "configs").glob("*.json")} - {"schema.json"}
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LARGE else ()) for name in FITS])
 def test_a_config_loads_and_its_deepspeed_settings_resolve(name, example):
     config, (world_size, _) = example(name), FITS[name]
     width = AutoConfig.from_pretrained(config.model.path).hidden_size
@@ -101,7 +102,7 @@ def test_the_readme_shows_every_weighting_and_each_works(example):
 
 
 @pytest.mark.engine  # for its time: a model of 80 layers is built, if only on the meta device
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LARGE else ()) for name in FITS])
 def test_a_config_fits_the_gpus_that_it_is_meant_for(name, example):
     world_size, gib = FITS[name]
     assert plan(example(name), world_size).total <= SPARE * gib * GIB
