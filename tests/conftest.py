@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny import tiny_llama, tiny_tokenizer
 
 from mftcoder.distributed import Group
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist's workers ignore it, and so would what tests start
+# No test depends on how busy the machine is.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """ROUGE-L by the library is the textbook's."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mftcoder.construct.novelty import Pool, rouge_l
@@ -25,13 +25,11 @@ def textbook(one, other):
     return 2 * (both / len(m)) * (both / len(n)) / (both / len(m) + both / len(n)) if both else 0.0
 
 
-@settings(deadline=None)  # the first call imports the library
 @given(WORDS, WORDS)
 def test_rouge_l_is_the_harmonic_mean_of_precision_and_recall(one, other):
     assert rouge_l(one, other) == pytest.approx(textbook(one, other))
 
 
-@settings(deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=8), WORDS.filter(bool))
 def test_the_nearest_of_a_pool_is_the_best_of_all(known, text):
     pool = Pool()

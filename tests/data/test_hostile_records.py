@@ -68,7 +68,7 @@ def encoders() -> list[Encoder]:
 
 
 @pytest.mark.parametrize("format", ["auto", *RECORD_FORMATS])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(record=spoilt_records() | VALUES)
 def test_any_record_becomes_samples_or_an_error_that_names_its_line(
     format: str, record: Any, encoders: list[Encoder], tmp_path_factory: pytest.TempPathFactory

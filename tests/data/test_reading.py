@@ -50,7 +50,7 @@ def json_lines(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, dict]]]:
     return content, records
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(made=json_lines(), size=st.integers(1, 80), block=st.integers(1, 80))
 def test_any_cut_into_parts_gives_every_record_once_with_its_line(
     made: tuple[bytes, list[tuple[int, dict]]], size: int, block: int, tmp_path_factory: pytest.TempPathFactory
@@ -95,7 +95,7 @@ def test_other_files_are_one_part(tmp_path: Path) -> None:
 ELEMENTS = st.lists(st.fixed_dictionaries({"text": st.text(max_size=20), "n": st.integers() | st.lists(st.floats())}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(elements=ELEMENTS.filter(bool), indent=st.none() | st.integers(0, 2), block=st.integers(1, 40))
 def test_an_array_is_read_as_json_reads_it(
     elements: list[dict], indent: int | None, block: int, tmp_path_factory: pytest.TempPathFactory
@@ -253,7 +253,7 @@ GOOD = seed_contents()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_bytes_give_records_or_an_error_that_names_the_file(
     suffix: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -52,7 +52,7 @@ def test_many_inputs_are_taken_or_refused(name: str, folder: Path) -> None:
     folder.mkdir()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(min_size=100, max_size=4000))
 def test_configs_as_hypothesis_draws_and_shrinks_them(data: bytes, folder: Path) -> None:
     refused(TARGETS["configs"](folder), Drawn(data), folder)

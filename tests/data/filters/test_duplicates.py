@@ -49,14 +49,14 @@ def brute_force(texts: list[str], references: list[int], similarity: float, grow
 
 
 @given(texts_strategy)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_duplicates_are_those_that_comparing_all_pairs_finds(texts: list[str]) -> None:
     # Sets of this kind and size share a band with a probability of all but 1 from 0.6 on.
     assert duplicates(texts, 0.4, threshold=0.6) == brute_force(texts, [], 0.6, grow=True)
 
 
 @given(texts_strategy, st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_leaks_are_those_that_comparing_all_pairs_finds(texts: list[str], random) -> None:
     held = sorted(random.sample(range(len(texts)), len(texts) // 3))
     trained = [index for index in range(len(texts)) if index not in held]

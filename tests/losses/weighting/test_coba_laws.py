@@ -108,13 +108,13 @@ def divergence_factor(largest, section):
     return min(1.0, t * softmax(exponents)[-1])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(histories())
 def test_the_weights_are_those_of_the_published_formulas(history):
     np.testing.assert_allclose(weights_after_each(*history), naive(*history), atol=1e-8)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(histories())
 def test_the_weights_are_a_simplex_above_the_floor_and_1_for_one_task(history):
     weights = weights_after_each(*history)
@@ -124,7 +124,7 @@ def test_the_weights_are_a_simplex_above_the_floor_and_1_for_one_task(history):
         assert (weights == 1.0).all()
 
 
-@settings(deadline=None, max_examples=75)
+@settings(max_examples=75)
 @given(histories(), st.randoms(use_true_random=False))
 def test_permuted_tasks_have_permuted_weights(history, random):
     section, steps, rows = history

@@ -78,7 +78,7 @@ def test_what_is_observed_moves_the_weights_away_from_uniform_and_finite(name):
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(history=histories())
 def test_no_history_gives_nan_or_weights_outside_the_simplex(name, history):
     weights = observed(make(name, history.shape[2]), history)
@@ -89,7 +89,7 @@ def test_no_history_gives_nan_or_weights_outside_the_simplex(name, history):
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(history=histories())
 def test_one_task_weighs_exactly_1(name, history):
     assert (observed(make(name, 1), history[:, :, :1]) == 1.0).all()
