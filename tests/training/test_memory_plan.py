@@ -64,7 +64,11 @@ def test_what_is_offloaded_lies_with_the_host():
     settings = {"zero_optimization": {"stage": 3, "reduce_bucket_size": 10, "offload_optimizer": cpu}}
     found = combine(SIZES, PASS, settings, 4, accumulates=True)
     assert (found.parts["optimizer"], found.parts["gradients"], found.parts["weights"]) == (0, 0, 500)
-    settings["zero_optimization"]["offload_param"] = cpu
+    assert found.host == 2000 + 1000 + 1000 + 500  # moments, weights and gradients in float32, gradients as they came
+    settings["zero_optimization"]["stage3_max_live_parameters"] = 0
+    update = combine(SIZES, Footprint(0, 0, 0), settings, 4, accumulates=False)
+    assert update.parts["gradients"] == 0
+    settings["zero_optimization"] |= {"stage3_max_live_parameters": 1000, "offload_param": cpu}
     both = combine(SIZES, PASS, settings, 4, accumulates=True)
     assert both.parts["weights"] == 0
     assert both.host == found.host + 500
