@@ -49,7 +49,8 @@ def _declare_from_source(parser: ArgumentParser) -> None:
 
 
 def _from_source(arguments: Namespace) -> int:
-    from mftcoder.construct.from_source import MAX_CHARS, TASKS, construct, table
+    from mftcoder.construct.counts import as_table
+    from mftcoder.construct.from_source import MAX_CHARS, TASKS, construct
 
     counts = construct(
         arguments.out,
@@ -63,7 +64,7 @@ def _from_source(arguments: Namespace) -> int:
         seed=arguments.seed,
         tell=tell,
     )
-    show(arguments, counts, table(counts))
+    show(arguments, counts, as_table(counts))
     return 0
 
 

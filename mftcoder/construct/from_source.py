@@ -1,20 +1,17 @@
 """Task datasets from source code: code tasks, unit tests, plain text; by parsing, without a model."""
 
 import multiprocessing
-import platform
 import sysconfig
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from rich.table import Table
-
 from mftcoder.construct.code_tasks import CODE_TASKS
+from mftcoder.construct.counts import Counts, as_json, require_records
 from mftcoder.construct.folders import checkout_of, source_files
 from mftcoder.construct.functions import LeftOut
 from mftcoder.construct.harvest import (
@@ -25,13 +22,12 @@ from mftcoder.construct.harvest import (
     Root,
     Settings,
     Taken,
-    counted,
     harvest,
     read_again,
 )
 from mftcoder.construct.languages import LANGUAGES, NAMES, language_of, parser
 from mftcoder.construct.licences import UNKNOWN, parse_allowed
-from mftcoder.construct.output import Tally, TaskFile, task_files, write_json
+from mftcoder.construct.output import TaskFile, task_files, write_json
 from mftcoder.construct.seen import Seen
 from mftcoder.errors import MftcoderError
 
@@ -42,16 +38,6 @@ MANIFEST = "construct.manifest"  # not called .json: ``out`` may be a task's pat
 FILES_PER_MESSAGE = 500
 FILES_AT_ONCE = 16  # that a process is given
 JOBS_WAITING = 4  # for each process
-
-
-@dataclass
-class _Counts:
-    files: Tally = field(default_factory=Tally)
-    functions: Tally = field(default_factory=Tally)
-    folders: Counter[str] = field(default_factory=Counter)
-    languages: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    emails: int = 0
 
 
 def construct(
@@ -90,7 +76,7 @@ def construct(
         raise MftcoderError(f"similarity: must be above 0 and at most 1; found {similarity}.")
     places = _roots(roots)
     settings = Settings(tuple(tasks), tuple(languages), allowed, max_chars, similarity, seed)
-    counts, seen = _Counts(), Seen()
+    counts, seen = Counts(), Seen()
     files = _files(places, settings, counts.folders)
     first = next(files)  # what is wrong with the folders is found before anything is written
     with task_files(out, tasks) as outputs:
@@ -103,34 +89,12 @@ def construct(
         if max_samples is not None:
             for task, output in outputs.items():
                 output.keep(max_samples, Random(f"{seed} {task}"))
-        shown = _shown(places, settings, counts, outputs, max_samples, licences)
-        _require_records(shown)
+        shown = as_json(places, settings, counts, outputs, max_samples, licences)
+        require_records(shown)
         for output in outputs.values():
             output.publish()
         write_json(out / MANIFEST, shown)
     return shown
-
-
-def table(counts: dict[str, Any]) -> Table:
-    """The counts of ``construct`` for a terminal: a line per task, and one each for files and functions."""
-    shown = Table("", "used", "left out", "because")
-    for column in shown.columns[1:3]:
-        column.justify = "right"
-    for name, count in {"files": counts["files"], "functions": counts["functions"], **counts["tasks"]}.items():
-        used = count["records"] if "records" in count else count["used"]
-        shown.add_row(
-            name, f"{used:,}", f"{count['found'] - used:,}", _listed(count["left_out"]), end_section=name == "functions"
-        )
-    shown.caption = "; ".join(
-        f"{name}: {_listed(counts[name])}"
-        for name in ("languages", "licences", "not looked into", "masked")
-        if counts[name]
-    )
-    return shown
-
-
-def _listed(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
 
 
 def _roots(roots: Sequence[Path] | None) -> list[Root]:
@@ -199,7 +163,7 @@ def _some(files: Iterable[tuple[int, str]], roots: Sequence[Root], settings: Set
 def _merge(
     found: Harvest,
     outputs: Mapping[str, TaskFile],
-    counts: _Counts,
+    counts: Counts,
     seen: Seen,
     roots: Sequence[Root],
     settings: Settings,
@@ -250,58 +214,7 @@ def _write(outcome: Outcome, output: TaskFile, seen: Seen) -> None:
         output.write_line(made.line)
 
 
-def _shown(
-    roots: Sequence[Root],
-    settings: Settings,
-    counts: _Counts,
-    outputs: Mapping[str, TaskFile],
-    max_samples: int | None,
-    licences: Sequence[str],
-) -> dict[str, Any]:
-    """All counts as JSON."""
-    return {
-        "python": platform.python_version(),
-        "roots": [str(root.path) for root in roots],
-        "commits": [root.checkout.commit if root.checkout else None for root in roots],
-        "settings": {
-            "max_samples": max_samples,
-            "max_chars": settings.max_chars,
-            "seed": settings.seed,
-            "languages": list(settings.languages),
-            "licences": list(licences),
-            "similarity": settings.similarity,
-        },
-        "not looked into": counted(counts.folders),
-        "languages": counted(counts.languages),
-        "licences": counted(counts.licences),
-        "masked": {"e-mail addresses": counts.emails} if counts.emails else {},
-        "files": counts.files.counts("used"),
-        "functions": counts.functions.counts("used"),
-        "tasks": {task: _task_counts(task, output) for task, output in outputs.items()},
-    }
-
-
-def _task_counts(task: str, output: TaskFile) -> dict[str, Any]:
-    counts = output.tally.counts("records")
-    if task == "repair":
-        kinds = Counter(record["defect"]["kind"] for record in output.records())
-        counts["defects"] = dict(kinds.most_common())
-    return counts
-
-
 def _require_known(setting: str, kind: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise MftcoderError(f'{setting}: there is no {kind} "{name}". Choose from {", ".join(known)}.')
-
-
-def _require_records(counts: dict[str, Any]) -> None:
-    if any(count["records"] for count in counts["tasks"].values()):
-        return
-    remedy = "Name other folders or a larger max_chars."
-    if any(reason.startswith("licence") for reason in counts["files"]["left_out"]):
-        remedy = f"Name other folders, or, if you may use them, their licences (--licences permissive,{UNKNOWN})."
-    raise MftcoderError(
-        f"{', '.join(counts['roots'])}: no record could be made; left out were files {counts['files']['left_out']} "
-        f"and functions {counts['functions']['left_out']}. {remedy}"
-    )

@@ -1,29 +1,25 @@
 """``mftcoder train``: from a config to a finished run."""
 
 import contextlib
-import math
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PretrainedConfig
 
 from mftcoder.config.deepspeed import resolve, zero_stage
 from mftcoder.config.schema import Config, GradNorm, GradNormValid
 from mftcoder.data.chat import check_vocabulary, load_tokenizer
-from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.location import is_remote
 from mftcoder.data.manifest import changed_sources, check_matches
-from mftcoder.data.mixture import make_mixture
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards, Verify
 from mftcoder.distributed import Group, wait
 from mftcoder.engine.protocol import Engine
 from mftcoder.errors import MftcoderError
 from mftcoder.losses.guard import OverfitGuard
-from mftcoder.losses.reductions import Unit, build_reduction
-from mftcoder.losses.weighting import Vector, build
+from mftcoder.losses.reductions import build_reduction
+from mftcoder.losses.weighting import build
 from mftcoder.models.adapter import num_parameters
 from mftcoder.models.check import check_model
 from mftcoder.models.load import load_token_nll
@@ -39,13 +35,20 @@ from mftcoder.training.launcher import Launcher
 from mftcoder.training.loop import train_loop
 from mftcoder.training.metrics import Metrics, cut
 from mftcoder.training.output import SECONDS_TO_SEE, check_shared, open_output, set_aside_later
-from mftcoder.training.probe import Probe, make_probe
 from mftcoder.training.profiling import Profiling, check_ranks
 from mftcoder.training.pushing import Pushing, check_push
 from mftcoder.training.ranks import RankTimes
 from mftcoder.training.record import describe
 from mftcoder.training.resume import check_identity, identity, with_rows_of
-from mftcoder.training.sampling import WeightedSampling
+from mftcoder.training.rows import (
+    expected_units,
+    make_loader,
+    make_schedule,
+    probe_rows,
+    total_steps,
+    validation_rows,
+    weighted_sampling,
+)
 from mftcoder.training.signals import Requests
 from mftcoder.training.state import Run, restore
 from mftcoder.training.trackers import check_installed
@@ -140,7 +143,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     group.on_main(lambda: _check(config, shards, model_config, settings))
     group.on_main(lambda: check_ranks(config.logging.profile, group.size))
     tasks, schedule = shards.tasks, make_schedule(config, shards, group.size)
-    total_steps = training.max_steps if training.max_steps > 0 else _steps(training.num_train_epochs, schedule)
+    last_step = total_steps(config, schedule)
     started_on = checkpoint.state.get("started_on") if checkpoint else None
     agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group, started_on)
     shared_anew, start = None, None if checkpoint else group.on_main(lambda: find_start(config))
@@ -153,7 +156,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     group.on_main(lambda: cut(output_dir, checkpoint.step if checkpoint else -1))
 
     engine, parameters = load_engine(config, settings, group)
-    probe = _probe(config, shards, schedule.rows_per_step, group)
+    probe = probe_rows(config, shards, schedule.rows_per_step, group)
     looks = {"num_mini_batches": len(probe.mini_batches), "every_steps": probe.every_steps} if probe else {}
     weighting = build(config.loss.weighting, tasks, **looks)
     if isinstance(config.loss.weighting, GradNorm | GradNormValid):
@@ -166,7 +169,7 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         tasks,
         hardware,
         first_step=checkpoint.step + 1 if checkpoint else 0,
-        total_steps=total_steps,
+        total_steps=last_step,
         enabled=group.is_main,
         ranks=RankTimes(group) if group.size > 1 else None,
     )
@@ -178,15 +181,15 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
         reduction=reduction,
         weighting=weighting,
         guard=OverfitGuard(tasks, patience=guard.patience, tolerance=guard.tolerance) if guard else None,
-        sampling=_sampling(config, schedule),
+        sampling=weighted_sampling(config, schedule),
         early_stopping=EarlyStopping(training.early_stopping_patience, training.early_stopping_unit),
         metrics=metrics,
         profiling=Profiling(config.logging.profile, output_dir, group, metrics.tell),
         schedule=schedule,
-        train_loader=_loader(config, shards, "train", group),
+        train_loader=make_loader(config, shards, "train", group),
         probe=probe,
-        validation=_validation(config, shards, group),
-        total_steps=total_steps,
+        validation=validation_rows(config, shards, group),
+        total_steps=last_step,
         expected_units=expected_units(shards, reduction.unit, schedule) if by_epoch else None,
         identity=agreed,
     )
@@ -250,55 +253,3 @@ def load_engine(config: Config, settings: dict[str, Any], group: Group) -> tuple
     check_model(engine.model, lambda batch: engine(batch)[0], device=group.device, isolate_samples=isolate)
     engine.train(True)
     return engine, parameters
-
-
-def make_schedule(config: Config, shards: Shards, world_size: int) -> Schedule:
-    """Which rows make up which step, on ``world_size`` ranks."""
-    rows = {task.name: task.splits["train"].rows for task in shards.manifest.tasks}
-    training = config.training
-    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    per_step *= world_size // training.sequence_parallel_size
-    return Schedule(make_mixture(config.data.sampling, rows, config.seed), per_step)
-
-
-def _steps(epochs: float, schedule: Schedule) -> int:
-    return math.ceil(epochs * schedule.steps_per_epoch)
-
-
-def _loader(config: Config, shards: Shards, split: str, group: Group) -> Loader:
-    packing = config.data.packing
-    return Loader(
-        tasks=[shards.rows(task, split) for task in shards.tasks],
-        rank=group.data_rank,
-        num_ranks=group.data_size,
-        isolate_samples=packing.isolate_samples,
-        length=config.data.sequence_length if packing.mode == "pad_to_max" else None,
-    )
-
-
-def _validation(config: Config, shards: Shards, group: Group) -> tuple[Loader, list[tuple[int, int]]]:
-    loader = _loader(config, shards, "validation", group)
-    return loader, [(task, row) for task, rows in enumerate(loader.tasks) for row in range(len(rows))]
-
-
-def _probe(config: Config, shards: Shards, rows_per_step: int, group: Group) -> Probe | None:
-    train = [shards.manifest.task(name).splits["train"] for name in shards.tasks]
-    tokens_per_row = sum(part.tokens for part in train) / sum(part.rows for part in train)
-    loader = _loader(config, shards, "probe", group)
-    return make_probe(
-        config.loss.weighting, loader, rows_per_step=rows_per_step, tokens_per_step=rows_per_step * tokens_per_row
-    )
-
-
-def _sampling(config: Config, schedule: Schedule) -> WeightedSampling | None:
-    settings, mixture = config.data.sampling, schedule.mixture
-    if settings.type != "weighted":
-        return None
-    return WeightedSampling(mixture.rows_per_task, schedule.rows_per_step, settings.share, config.seed)
-
-
-def expected_units(shards: Shards, unit: Unit, schedule: Schedule) -> Vector:
-    """[K]: the units of a mean step, however often its epochs hold a task's rows."""
-    train = [shards.manifest.task(name).splits["train"] for name in shards.tasks]
-    units = np.array([part.supervised_tokens if unit == "token" else part.samples for part in train], np.float64)
-    return units * schedule.mixture.passes_per_epoch / schedule.steps_per_epoch

@@ -25,7 +25,7 @@ from mftcoder.models.sequence_parallel import check_sequence_parallel
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.memory import GIB, plan, settings_of, smaller_plans
 from mftcoder.training.profiling import check_ranks
-from mftcoder.training.run import make_schedule
+from mftcoder.training.rows import make_schedule
 from mftcoder.training.trackers import check_installed
 
 

@@ -20,7 +20,8 @@ import pytest
 from mftcoder import cli
 from mftcoder.config.schema import Task
 from mftcoder.construct import from_source
-from mftcoder.construct.from_source import TASKS, table
+from mftcoder.construct.counts import as_table
+from mftcoder.construct.from_source import TASKS
 from mftcoder.data.reading import read_file
 from mftcoder.data.sources import source_files
 from mftcoder.errors import MftcoderError
@@ -420,7 +421,7 @@ def test_wrong_arguments_are_refused_with_where_and_what(tmp_path):
 
 def test_the_table_shows_every_task_and_every_reason(made):
     counts = made[1]
-    shown = table(counts)
+    shown = as_table(counts)
     cells = [list(column.cells) for column in shown.columns]
     assert cells[0] == ["files", "functions", *TASKS]
     assert cells[1][2:] == [f"{counts['tasks'][task]['records']:,}" for task in TASKS]

@@ -12,7 +12,7 @@ from mftcoder.data.batch import Batch
 from mftcoder.data.loader import Loader
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
-from mftcoder.training.run import make_schedule
+from mftcoder.training.rows import make_schedule
 
 LENGTH = 128
 WORDS = ("hello", "there", "so", "it is", "said", "that two", "plus", "add", "return", "é", "数", "\t", "😀")

@@ -10,7 +10,7 @@ import pytest
 from mftcoder.config.load import parse
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
-from mftcoder.training.run import expected_units, make_schedule
+from mftcoder.training.rows import expected_units, make_schedule
 from mftcoder.training.sampling import WeightedSampling
 
 ROWS = (60, 30, 6)
