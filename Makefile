@@ -36,10 +36,10 @@ check: setup
 
 # Two files of tests at a time: most tests keep one core busy.
 test: setup
-	@$(RUN) python -m pytest -q -n 2 --dist loadfile -m "not long"
+	@$(RUN) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: setup
-	@$(RUN) python -m pytest -q -n 2 --dist loadfile
+	@$(RUN) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 smoke: setup
 	@$(RUN) tools/smoke.sh

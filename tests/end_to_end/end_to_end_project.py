@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_start
 from tiny import tiny_llama, tiny_tokenizer
 
 MFTCODER = [sys.executable, "-m", "mftcoder"]
@@ -32,8 +33,7 @@ def launcher(ranks: int) -> list[str]:
 
 def command(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     """Run a subcommand to its end."""
-    program = MFTCODER if ranks == 1 else launcher(ranks)
-    return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT)
+    return warm_start.run([str(argument) for argument in arguments], ENVIRONMENT, ranks)
 
 
 def succeed(*arguments: object, ranks: int = 1) -> str:

@@ -1,17 +1,14 @@
 """A run that is killed and resumed ends bit for bit where an undisturbed one ends."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from end_to_end_project import ENVIRONMENT, MFTCODER, command, launcher, succeed
+from end_to_end_project import command, succeed
+from fault_run import FaultRun, torchrun
 
 pytestmark = pytest.mark.engine
 
@@ -77,21 +74,9 @@ def test_kill_and_resume_equals_never_killed_bitwise(case, write_config, tmp_pat
 
 def kill_at_step(step: int, config: Path, output_dir: Path, ranks: int) -> None:
     """Start a run and kill -9 all of it once it has logged ``step``."""
-    program = MFTCODER if ranks == 1 else launcher(ranks)
-    process = subprocess.Popen(
-        [*program, "train", str(config)],
-        env=ENVIRONMENT,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    metrics, end = output_dir / "metrics.jsonl", time.monotonic() + 200
-    while not metrics.exists() or f'"step": {step},' not in metrics.read_text():
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    metrics = output_dir / "metrics.jsonl"
+    with FaultRun([*torchrun(ranks), "train", config], output_dir.with_suffix(".log")) as run:
+        run.wait_for(lambda: metrics.exists() and f'"step": {step},' in metrics.read_text(), f"step {step}")
     assert '"stop"' not in metrics.read_text(), "the run ended before it was killed"
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from end_to_end_project import ENVIRONMENT, MFTCODER, launcher
+from warm_start import free_port
 
 PATIENCE_SECONDS = 240.0  # for anything to happen on a machine that is busy with other things
 
@@ -24,10 +24,7 @@ def torchrun(ranks: int) -> list[str]:
 
 def deepspeed(ranks: int) -> list[str]:
     """The program, under DeepSpeed's launcher."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ["--num_gpus", str(ranks), "--master_port", str(port), "--module", "mftcoder"]
+    options = ["--num_gpus", str(ranks), "--master_port", str(free_port()), "--module", "mftcoder"]
     return [sys.executable, "-c", "from deepspeed.launcher.runner import main; main()", *options]
 
 
@@ -64,6 +61,7 @@ class FaultRun:
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        wait_until(lambda: not self.pids(), "something of the run is left")
 
     @property
     def output(self) -> str:
