@@ -1,7 +1,8 @@
 """What a run is, in files beside its metrics: config.json, deepspeed.json, run.json."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ def describe(
     run: Run, manifest: Manifest, parameters: tuple[int, int], settings: Mapping[str, Any], hardware: Hardware
 ) -> None:
     """Write the files, and tell the user the same in a few lines. ``parameters``: all, and trainable ones."""
-    write_json(run.output_dir / "config.json", run.config.model_dump(mode="json"))
-    write_json(run.output_dir / "deepspeed.json", settings)
+    device = torch.cuda.get_device_name() if run.group.device.type == "cuda" else "cpu"
     notes = [f"{task.name}: {note}" for task in manifest.tasks for note in notes_of(task, manifest.inputs.settings)]
     run.metrics.tell(
         f"{parameters[1]:,} of {parameters[0]:,} parameters train; ZeRO stage {zero_stage(dict(settings))}, "
@@ -34,33 +34,8 @@ def describe(
         f"{run.schedule.steps_per_epoch} steps per epoch, {run.total_steps} steps; "
         f"attention {run.engine.model.attention}"
     )
-    if quantization := run.config.model.quantization:
-        run.metrics.tell(f"{num_quantized(run.engine.model):,} parameters are held in {quantization.type}")
-    device = torch.cuda.get_device_name() if run.group.device.type == "cuda" else "cpu"
-    if device != "cpu" and hardware.peak_tflops is None:
-        run.metrics.tell(f"the peak rate of {device} is not known, so mfu stays empty: set logging.peak_tflops")
-    if run.config.training.full_determinism and device != "cpu":
-        run.metrics.tell("training.full_determinism: deterministic algorithms only; slower, often by 5 to 20 %")
-    for note in [epoch_note(run.config.data.sampling, run.tasks, run.schedule.mixture), *notes]:
-        run.metrics.tell(note)
-    if run.probe:
-        sizes = [len(rows) for rows in run.probe.mini_batches]
-        parts = (
-            f"{len(sizes)} mini-batches of {min(sizes)} to {max(sizes)} rows in turn"
-            if len(sizes) > 1
-            else f"{sizes[0]} rows"
-        )
-        run.metrics.tell(
-            f"probe: {parts} every {run.probe.every_steps} steps"
-            if any(sizes)
-            else "probe: no task has held-out samples, so the weighting has nothing to watch"
-        )
-        if run.probe.sparse:
-            run.metrics.tell(
-                f"probe: to look at a row of every task every {PROBE_EVERY_STEPS} steps would cost over 5 %"
-            )
-    if (warmup := getattr(run.weighting, "warmup_steps", 0)) >= run.total_steps:
-        run.metrics.tell(f"loss.weighting: weights stay uniform, since warmup_steps is {warmup:,}")
+    for line in chain(_of_the_device(run, device, hardware), notes, _of_the_weighting(run)):
+        run.metrics.tell(line)
     tasks = {
         task.name: task.splits["train"].model_dump(mode="json", exclude={"files"})
         | {"validation_samples": task.splits["validation"].samples if "validation" in task.splits else 0}
@@ -83,7 +58,34 @@ def describe(
         "data": {"fingerprint": manifest.fingerprint, "commits": _commits(manifest), "tasks": tasks},
         "notes": notes,
     }
+    write_json(run.output_dir / "config.json", run.config.model_dump(mode="json"))
+    write_json(run.output_dir / "deepspeed.json", settings)
     write_json(run.output_dir / "run.json", content)
+
+
+def _of_the_device(run: Run, device: str, hardware: Hardware) -> Iterator[str]:
+    if quantization := run.config.model.quantization:
+        yield f"{num_quantized(run.engine.model):,} parameters are held in {quantization.type}"
+    if device != "cpu" and hardware.peak_tflops is None:
+        yield f"the peak rate of {device} is not known, so mfu stays empty: set logging.peak_tflops"
+    if run.config.training.full_determinism and device != "cpu":
+        yield "training.full_determinism: deterministic algorithms only; slower, often by 5 to 20 %"
+
+
+def _of_the_weighting(run: Run) -> Iterator[str]:
+    yield epoch_note(run.config.data.sampling, run.tasks, run.schedule.mixture)
+    if run.probe:
+        sizes, every = [len(rows) for rows in run.probe.mini_batches], f"every {run.probe.every_steps} steps"
+        if not any(sizes):
+            yield "probe: no task has held-out samples, so the weighting has nothing to watch"
+        elif len(sizes) > 1:
+            yield f"probe: {len(sizes)} mini-batches of {min(sizes)} to {max(sizes)} rows in turn {every}"
+        else:
+            yield f"probe: {sizes[0]} rows {every}"
+        if run.probe.sparse:
+            yield f"probe: to look at a row of every task every {PROBE_EVERY_STEPS} steps would cost over 5 %"
+    if (warmup := getattr(run.weighting, "warmup_steps", 0)) >= run.total_steps:
+        yield f"loss.weighting: weights stay uniform, since warmup_steps is {warmup:,}"
 
 
 def _commit(model: Model) -> str | None:
