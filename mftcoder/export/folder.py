@@ -22,7 +22,6 @@ from mftcoder.export.verify import describe, expect, real_samples, verify
 from mftcoder.locks import locked
 from mftcoder.models.load import add_adapters, load_causal
 from mftcoder.models.lora import undo_pissa
-from mftcoder.models.model_config import load_config
 from mftcoder.training.checkpoint import Checkpoint
 from mftcoder.training.trained import load_trained, open_run
 
@@ -115,8 +114,6 @@ def _write(aside: Path, config: Config, found: Checkpoint, options: Options, tel
     lora = config.model.lora
     before = _factors(config) if lora and lora.initialization == "pissa" and not options.merge else None
     model = load_trained(config, found).eval()
-    if config.model.new_tokens:
-        _leave_out_padding(model, config, len(tokenizer))
     if options.verify:
         samples = real_samples(config, info.get("data", {}).get("fingerprint"))
         if not samples:
@@ -136,13 +133,6 @@ def _write(aside: Path, config: Config, found: Checkpoint, options: Options, tel
         tell(f"reloaded in a fresh process: {describe(findings)}")
     write_record(aside, run_folder, config, found, findings)
     write_card(aside, run_folder, config, found, tokenizer, merged=options.merge, findings=findings)
-
-
-def _leave_out_padding(model: PreTrainedModel, config: Config, num_tokens: int) -> None:
-    """Take out the rows without a token that embeddings grew by for speed: converters to GGUF stumble over them."""
-    needed = max(num_tokens, load_config(config.model).get_text_config().vocab_size)
-    if model.get_input_embeddings().weight.shape[0] > needed:
-        model.resize_token_embeddings(needed)
 
 
 def _factors(config: Config) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def load_causal(settings: Model) -> PreTrainedModel:
     if quantization:
         prepare_quantized(model)
     if pieces:
-        embed_new_tokens(model, pieces, padded=settings.lora is None)
+        embed_new_tokens(model, pieces)
     return model
 
 
@@ -111,7 +111,7 @@ def meta_token_nll(settings: Model, training: Training, *, gpu: bool) -> TokenNL
         attention = likely(causal, settings.attention, gpu=gpu)
         causal.set_attn_implementation(_WITHOUT_MASK if attention in WITHOUT_MASK else attention)
         if settings.new_tokens:
-            embed_new_tokens(causal, new_token_pieces(settings), padded=settings.lora is None)
+            embed_new_tokens(causal, new_token_pieces(settings))
         model = _for_training(causal, settings, training.model_copy(update={"torch_compile": False}), seed=0)
     for parameter in model.parameters():
         if parameter.requires_grad:  # on the meta device peft leaves its adapters in float32

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def embed_new_tokens(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]], *, padded: bool) -> None:
+def embed_new_tokens(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]]) -> None:
     """Give each new id, at input and output, the mean of the embeddings of the tokens that its text was cut into.
 
     Matrices that have no row for it grow; tied matrices stay tied. Under ZeRO-3 every rank must take part.
@@ -17,13 +17,11 @@ def embed_new_tokens(model: PreTrainedModel, pieces: Mapping[int, Sequence[int]]
     Args:
         model: the base model.
         pieces: new id -> the ids of its text by the tokenizer as it was.
-        padded: grow to a multiple of 64, of which matrix products are fast; rows without a token are the mean of all.
-            Not for adapters: whoever loads one alone grows the base model to the length of its tokenizer, as peft does.
     """
     size = model.config.vocab_size
     if max(pieces) >= size:
-        multiple = 64 if padded else None
-        model.resize_token_embeddings(max(pieces) + 1, pad_to_multiple_of=multiple, mean_resizing=False)
+        # And no further: a row without a token would have a share of every softmax.
+        model.resize_token_embeddings(max(pieces) + 1, mean_resizing=False)
     output = model.get_output_embeddings()
     weights = {id(p): p for p in (model.get_input_embeddings().weight, output.weight, getattr(output, "bias", None))}
     for parameter in weights.values():

@@ -188,7 +188,7 @@ def test_new_tokens_and_holes_are_exported_with_tied_heads(write_config, project
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert merged.config.tie_word_embeddings
-    assert merged.config.vocab_size == len(tokenizer)  # not what it was padded to
+    assert merged.config.vocab_size == len(tokenizer)
     assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == (base / "tokenizer.model").read_bytes()
     added = json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
     assert {added[str(tokenizer.convert_tokens_to_ids(token))]["content"] for token in new} == {*new}
