@@ -34,13 +34,12 @@ def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(
     config["training"] = {"max_steps": 2, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     config["training"] |= {"per_device_train_batch_size": 2}
     config["model"]["dtype"] = "float32"
-    config["logging"] = {"report_to": ["tensorboard", "wandb"]}
+    config["logging"] = {"report_to": ["tensorboard", "wandb", "trackio"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     run = config["output_dir"]
     train = [sys.executable, "-m", "mftcoder", "train", "config.json"]  # a process joins a process group only once
-    done = subprocess.run(
-        train, cwd=tmp_path, env=os.environ | SECRETS | {"WANDB_MODE": "offline"}, capture_output=True
-    )
+    offline = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio")}
+    done = subprocess.run(train, cwd=tmp_path, env=os.environ | SECRETS | offline, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert not leaked(done.stdout + done.stderr)
     monkeypatch.chdir(tmp_path)
@@ -63,6 +62,7 @@ def test_no_file_of_a_run_and_nothing_it_says_holds_a_secret_of_the_environment(
     }
     assert any("tfevents" in file.name for file in files)
     assert any(file.suffix == ".wandb" for file in files)
+    assert any("trackio" in file.parts and file.suffix == ".db" for file in files)
     assert not {str(file): found for file in files if (found := leaked(file.read_bytes()))}
     assert leaked(SECRETS["HF_TOKEN"].encode())  # it would have been found
 

@@ -1,9 +1,12 @@
 """What leaves for other services, and that none of them can stop a training."""
 
+import contextlib
 import json
+import os
+import sqlite3
 import struct
+import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,6 @@ import pytest
 from mftcoder.config.schema import Config
 from mftcoder.errors import MftcoderError
 from mftcoder.training import trackers
-from mftcoder.training.metrics import cut
 from mftcoder.training.trackers import Trackers, check_installed, without_secrets
 
 
@@ -102,37 +104,36 @@ def test_secrets_do_not_leave_the_machine(value, public):
     assert without_secrets(value) == public
 
 
-def test_trackio_gets_all_lines_of_a_run_and_its_continuation_under_one_name(tmp_path, monkeypatch):
-    runs: dict[str, list] = {}
+LOG = """
+import sys
+from pathlib import Path
+from mftcoder.config.schema import Config
+from mftcoder.training.metrics import cut
+from mftcoder.training.trackers import Trackers
+config = Config.model_validate_json(sys.argv[1])
+for step in (1, 2, 0):
+    if step == 0:
+        cut(Path(config.output_dir), -1)  # starts anew
+    opened = Trackers(config, step, sys.exit)
+    opened.log({"train/loss": 0.5}, step)
+    opened.close()
+"""
 
-    class Run:  # the calls that trackio 0.43 takes
-        def __init__(self, lines: list) -> None:
-            self.lines = lines
 
-        def log(self, metrics: dict, step: int | None = None) -> None:
-            self.lines.append((step, metrics))
-
-        def finish(self) -> None:
-            self.lines.append("finished")
-
-    def init(project: str, name: str | None = None, resume: str = "never", config: dict | None = None) -> Run:
-        assert project == "mftcoder"
-        assert config["data"]["tasks"][0]["path"] == "s3://bucket/a.jsonl"
-        assert name not in runs or resume == "allow"
-        return Run(runs.setdefault(name, []))
-
+def test_trackio_gets_all_lines_of_a_run_and_its_continuation_under_one_name(tmp_path):
+    config = make_config(tmp_path / "mine", "trackio")
     (tmp_path / "mine").mkdir()
-    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(init=init))
-    for step in (1, 2):
-        opened = Trackers(make_config(tmp_path / "mine", "trackio"), step, pytest.fail)
-        opened.log({"train/loss": 0.5}, step)
-        opened.close()
-    assert list(runs.values()) == [[(1, {"train/loss": 0.5}), "finished", (2, {"train/loss": 0.5}), "finished"]]
-    assert next(iter(runs)).startswith("mine-")
-
-    cut(tmp_path / "mine", -1)  # starts anew
-    Trackers(make_config(tmp_path / "mine", "trackio"), 0, pytest.fail).close()
-    assert len(runs) == 2
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}  # which is read at its import
+    program = [sys.executable, "-c", LOG, config.model_dump_json()]
+    subprocess.run(program, env=environment, check=True, capture_output=True)
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "mftcoder.db")) as found:
+        lines = found.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        configs = [json.loads(text) for (text,) in found.execute("SELECT config FROM configs")]
+    names = [name for name, *_ in lines]
+    assert names[0] == names[1] != names[2]
+    assert all(name.startswith("mine-") for name in names)
+    assert [(step, json.loads(metrics)) for _, step, metrics in lines] == [(n, {"train/loss": 0.5}) for n in (1, 2, 0)]
+    assert [its["data"]["tasks"][0]["path"] for its in configs] == ["s3://bucket/a.jsonl"] * 2
 
 
 def test_wandb_offline_holds_all_lines_of_a_run_and_its_continuation(tmp_path, monkeypatch):
