@@ -3,6 +3,9 @@
     debootstrap --include=python3-dev,python3-venv,ca-certificates bookworm /tmp/base
     python tools/check_docker.py docker/cpu.Dockerfile --base /tmp/base --work /tmp/image
 
+For `cuda.Dockerfile`, of Ubuntu's: `--variant=minbase --components=main,universe --include=ca-certificates noble`. The
+base needs an `/etc/resolv.conf`, and the certificates of any proxy.
+
 The folder `--base` stands for every base image. Of .dockerignore only the `!` lines of the top level count.
 Image layers, the clock of HEALTHCHECK and the walls of a container are not tried. At the end the health check, the
 entrypoint and `mftcoder env` run as the image's user.
