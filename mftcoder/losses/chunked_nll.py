@@ -155,7 +155,7 @@ def _run(
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     nll = torch.empty(len(targets), dtype=wide, device=hidden.device)
-    memory = _rows(min(chunk, len(targets)), len(weight), wide, hidden.device)
+    memory = _aligned_rows(min(chunk, len(targets)), len(weight), wide, hidden.device)
     if memory.is_cuda and wide == torch.float32 and (kernel := _softmax_kernel()):
         _run_by_kernel(kernel, hidden, weight, bias, targets, coefficients, transform, grads, nll, memory)
         return nll
@@ -192,7 +192,11 @@ def _run_by_kernel(
     """The same with a kernel of its own for the softmax."""
     made = None
     if grads is not None and coefficients is not None:
-        made = memory if hidden.dtype == memory.dtype else _rows(len(memory), len(weight), hidden.dtype, memory.device)
+        made = (
+            memory
+            if hidden.dtype == memory.dtype
+            else _aligned_rows(len(memory), len(weight), hidden.dtype, memory.device)
+        )
     for start in range(0, len(targets), len(memory)):
         part = slice(start, start + len(memory))
         wanted = targets[part]
@@ -203,7 +207,7 @@ def _run_by_kernel(
             grads.add(part, grad, coefficients[part].float() * transform.scale)
 
 
-def _rows(number: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _aligned_rows(number: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory [number, size] whose rows begin at multiples of 64 elements, which products on a GPU want, at any size."""
     return torch.empty(number, -(-size // 64) * 64, dtype=dtype, device=device)[:, :size]
 

@@ -9,10 +9,10 @@ from transformers import AutoTokenizer
 
 from mftcoder.data import encoding
 from mftcoder.data.batch import Batch
-from mftcoder.data.loader import Loader
 from mftcoder.data.prepare import prepare, shards_path
 from mftcoder.data.shards import Shards
-from mftcoder.training.rows import make_schedule
+from mftcoder.distributed import Group
+from mftcoder.training.rows import make_loader, make_schedule
 
 LENGTH = 128
 WORDS = ("hello", "there", "so", "it is", "said", "that two", "plus", "add", "return", "é", "数", "\t", "😀")
@@ -80,9 +80,7 @@ def dealt(config, shards: Shards, ranks: int, epoch: int) -> list[list[list[Batc
     """Of every step of an epoch, the micro-batches of every rank; steps are of 8 rows on any number of ranks."""
     settings = config.training.model_copy(update={"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8})
     schedule = make_schedule(config.model_copy(update={"training": settings}), shards, world_size=1)
-    rows = [shards.rows(task) for task in shards.tasks]
-    width = LENGTH if config.data.packing.mode == "pad_to_max" else None
-    loaders = [Loader(rows, rank, ranks, isolate_samples=True, length=width) for rank in range(ranks)]
+    loaders = [make_loader(config, shards, "train", Group(rank, ranks)) for rank in range(ranks)]
     first = epoch * schedule.steps_per_epoch
     return [
         [list(loader.deal(schedule.rows(step), 1)) for loader in loaders]
@@ -103,11 +101,12 @@ def targets_by_sample(batch: Batch) -> dict[tuple[int, int], list[int]]:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_every_supervised_token_of_every_sample_is_trained_on_once_per_epoch(ranks, prepared):
     config, shards, tokenizer = prepared
+    to_max = config.data.packing.mode == "pad_to_max"
     for epoch in range(2):
         seen: dict[tuple[int, int], list[int]] = {}
         for by_rank in dealt(config, shards, ranks, epoch):
             for batch in (batch for batches in by_rank for batch in batches):
-                assert batch.input_ids.shape[1] <= LENGTH
+                assert batch.input_ids.shape[1] == LENGTH if to_max else batch.input_ids.shape[1] <= LENGTH
                 samples = targets_by_sample(batch)
                 assert not samples.keys() & seen.keys()
                 seen |= samples

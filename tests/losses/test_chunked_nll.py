@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from mftcoder.losses.chunked_nll import ByTask, LogitTransform, chunked_nll
+from mftcoder.losses.chunked_nll import ByTask, LogitTransform, _aligned_rows, chunked_nll
 
 S, H, V = 23, 7, 31
 
@@ -136,3 +136,10 @@ def test_a_gradient_below_what_float16_can_hold_survives_a_loss_scale():
         found.append((h.grad.double() / scale, w.grad.double() / scale))
     for ours, reference in zip(*found, strict=True):
         assert (ours - reference).norm() / reference.norm() < 0.01  # 11 bits of mantissa
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 300])
+def test_every_row_of_logits_begins_at_a_multiple_of_64_elements(size):
+    rows = _aligned_rows(3, size, torch.bfloat16, torch.device("cpu"))
+    assert rows.shape == (3, size)
+    assert [row.storage_offset() % 64 for row in rows] == [0, 0, 0]

@@ -1,16 +1,11 @@
-"""Sampling by weights: shares, epochs and state; the units that other sampling leads to expect."""
+"""Sampling by weights: shares, epochs and state."""
 
 import json
-import math
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from mftcoder.config.load import parse
-from mftcoder.data.prepare import prepare, shards_path
-from mftcoder.data.shards import Shards
-from mftcoder.training.rows import expected_units, make_schedule
 from mftcoder.training.sampling import WeightedSampling
 
 ROWS = (60, 30, 6)
@@ -73,32 +68,3 @@ def test_a_step_drawn_ahead_survives_the_checkpoint():
     changed = weights[::-1]  # the weights of now are not those of when step 4 was drawn
     found = [resumed.rows(step, changed[step] if step == 4 else weights[step], EVERY) for step in range(4, 9)]
     assert found == expected[4:]
-
-
-@pytest.mark.parametrize("sampling", [{"type": "equal"}, {"type": "temperature", "temperature": 3.0}])
-@pytest.mark.parametrize("unit", ["token", "sample"])
-def test_expected_units_are_the_mean_of_what_the_schedule_deals_out(unit, sampling, base_model, tmp_path):
-    counts = {"a": 12, "b": 5, "c": 1}
-    for task, count in counts.items():
-        lines = [json.dumps({"prompt": "p" * n, "completion": f"{task} {n} " * (n + 1)}) for n in range(count)]
-        (tmp_path / f"{task}.jsonl").write_text("\n".join(lines))
-    tasks = [{"name": task, "path": str(tmp_path / f"{task}.jsonl")} for task in counts]
-    data = {"sequence_length": 64, "validation_fraction": 0.0, "packing": {"mode": "pad"}, "tasks": tasks}
-    config = parse(
-        {
-            "output_dir": str(tmp_path / "run"),
-            "model": {"path": str(base_model)},
-            "data": {**data, "sampling": sampling},
-            "training": {"per_device_train_batch_size": 4},
-        }
-    )
-    prepare(config, tell=lambda message: None)
-    shards = Shards.open(shards_path(config))
-    schedule = make_schedule(config, shards, world_size=1)
-    epochs = math.lcm(*counts.values())  # every task ends with a whole pass
-    rows, seen = [shards.rows(task) for task in shards.tasks], np.zeros(3)
-    for step in range(epochs * schedule.steps_per_epoch):
-        for task, row in schedule.rows(step):  # short at the end of an epoch
-            seen[task] += rows[task][row].supervised.sum() if unit == "token" else 1
-    expected = expected_units(shards, unit, schedule)
-    np.testing.assert_allclose(seen / (epochs * schedule.steps_per_epoch), expected, rtol=1e-12)
