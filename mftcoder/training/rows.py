@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mftcoder.config.schema import Config
+from mftcoder.config.schema import Config, Training
 from mftcoder.data.loader import Loader, Schedule
 from mftcoder.data.mixture import make_mixture
 from mftcoder.data.shards import Shards
@@ -18,10 +18,13 @@ from mftcoder.training.sampling import WeightedSampling
 def make_schedule(config: Config, shards: Shards, world_size: int) -> Schedule:
     """Which rows make up which step, on ``world_size`` ranks."""
     rows = {task.name: task.splits["train"].rows for task in shards.manifest.tasks}
-    training = config.training
-    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    per_step *= world_size // training.sequence_parallel_size
-    return Schedule(make_mixture(config.data.sampling, rows, config.seed), per_step)
+    return Schedule(make_mixture(config.data.sampling, rows, config.seed), rows_per_step(config.training, world_size))
+
+
+def rows_per_step(training: Training, world_size: int) -> int:
+    """Of all ranks together; those that share their rows count once."""
+    per_rank = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return per_rank * (world_size // training.sequence_parallel_size)
 
 
 def total_steps(config: Config, schedule: Schedule) -> int:

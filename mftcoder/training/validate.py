@@ -25,7 +25,7 @@ from mftcoder.models.sequence_parallel import check_sequence_parallel
 from mftcoder.models.task_gradients import check_head_gradients
 from mftcoder.training.memory import GIB, plan, settings_of, smaller_plans
 from mftcoder.training.profiling import check_ranks
-from mftcoder.training.rows import make_schedule
+from mftcoder.training.rows import make_schedule, rows_per_step
 from mftcoder.training.trackers import check_installed
 
 
@@ -106,9 +106,7 @@ def _tasks(config: Config, world_size: int) -> str:
 
 
 def _batch(config: Config, world_size: int) -> str:
-    training, length = config.training, config.data.sequence_length
-    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    rows *= world_size // training.sequence_parallel_size
+    rows, length = rows_per_step(config.training, world_size), config.data.sequence_length
     return (
         f"{rows:,} rows of at most {length:,} tokens per step, on {world_size} {'rank' if world_size == 1 else 'ranks'}"
     )

@@ -39,17 +39,17 @@ def last_train_lines(folder: Path) -> list[dict]:
 def test_all_launchers_train_the_same(write_config, tmp_path, base_model):
     # A model without dropout, whose random numbers depend on the rank.
     changes = {"training__max_steps": 4, "logging__logging_steps": 1, "model__path": str(base_model)}
-    words = {"plain": [*MFTCODER, "train", write_config("plain", **changes)]}
+    programs = {"plain": [*MFTCODER, "train", write_config("plain", **changes)]}
     changes["training__gradient_accumulation_steps"] = 1
     changes["deepspeed"] = {
         "train_batch_size": "auto",
         "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"},
     }
-    words["torchrun"] = [*launcher(2), "train", write_config("torchrun", **changes)]
-    words["launched"] = [BIN / "deepspeed", "--num_gpus", "2", "--module", "mftcoder", "train"]
-    words["launched"].append(write_config("launched", **changes))
+    programs["torchrun"] = [*launcher(2), "train", write_config("torchrun", **changes)]
+    programs["launched"] = [BIN / "deepspeed", "--num_gpus", "2", "--module", "mftcoder", "train"]
+    programs["launched"].append(write_config("launched", **changes))
     environment = ENVIRONMENT | {"PATH": f"{BIN}:{os.environ['PATH']}"}
-    for program in words.values():
+    for program in programs.values():
         subprocess.run([str(word) for word in program], check=True, capture_output=True, env=environment)
     kept = json.loads((tmp_path / "launched" / "deepspeed.json").read_text())  # without "auto"
     assert (kept["train_batch_size"], kept["zero_optimization"]["reduce_bucket_size"]) == (4, 32**2)

@@ -20,7 +20,7 @@ COUNTS = {"a": 12, "b": 5, "c": 1}
 
 @pytest.fixture
 def make_shards(base_model: Path, tmp_path: Path) -> Callable[..., tuple[Config, Shards]]:
-    """``make_shards(sampling, training)``: a config and its shards, of a row for every sample."""
+    """``make_shards(sampling, seed, **training)``: a config and its shards, of a row for every sample."""
 
     def make(sampling: dict, seed: int = 42, **training: object) -> tuple[Config, Shards]:
         for task, count in COUNTS.items():
