@@ -142,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault.status:
             # A careless proxy that says in its error what it was sent.
             said = {"error": f"refused: {self.headers.get('Authorization')}"}
-            return self.send(fault.status, said, fault.headers)
+            return self.send(fault.status, said, fault.headers | {"Connection": "close"})
         self.connection.shutdown(socket.SHUT_RDWR)
         return None
 
