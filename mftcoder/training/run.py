@@ -146,13 +146,10 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     last_step = total_steps(config, schedule)
     started_on = checkpoint.state.get("started_on") if checkpoint else None
     agreed = identity(config, settings, shards.manifest.fingerprint, tasks, schedule.rows_per_step, group, started_on)
-    shared_anew, start = None, None if checkpoint else group.on_main(lambda: find_start(config))
-    if checkpoint:
-        shared_anew = group.on_main(lambda: check_identity(checkpoint, agreed))
-        verify_files(checkpoint, group)
-        group.on_main(lambda: set_aside_later(output_dir, checkpoint.step))
-    elif start:
+    start = None if checkpoint else group.on_main(lambda: find_start(config))
+    if start:
         verify_files(start, group)
+    shared_anew = _make_way(checkpoint, agreed, output_dir, group) if checkpoint else None
     group.on_main(lambda: cut(output_dir, checkpoint.step if checkpoint else -1))
 
     engine, parameters = load_engine(config, settings, group)
@@ -201,6 +198,14 @@ def set_up(config: Config, group: Group, checkpoint: Checkpoint | None) -> Run:
     if group.is_main:
         describe(run, shards.manifest, parameters, settings, hardware)
     return run
+
+
+def _make_way(checkpoint: Checkpoint, agreed: dict[str, Any], output_dir: Path, group: Group) -> str | None:
+    """Check ``checkpoint``, and set aside what came after it; returns how otherwise it was divided among ranks."""
+    shared_anew = group.on_main(lambda: check_identity(checkpoint, agreed))
+    verify_files(checkpoint, group)
+    group.on_main(lambda: set_aside_later(output_dir, checkpoint.step))
+    return shared_anew
 
 
 def _go_on(run: Run, checkpoint: Checkpoint, shared_anew: str | None) -> None:
