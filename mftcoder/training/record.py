@@ -81,7 +81,7 @@ def _of_the_weighting(run: Run) -> Iterator[str]:
         elif len(sizes) > 1:
             yield f"probe: {len(sizes)} mini-batches of {min(sizes)} to {max(sizes)} rows in turn {every}"
         else:
-            yield f"probe: {sizes[0]} rows {every}"
+            yield f"probe: {sizes[0]} row(s) {every}"
         if run.probe.sparse:
             yield f"probe: to look at a row of every task every {PROBE_EVERY_STEPS} steps would cost over 5 %"
     if (warmup := getattr(run.weighting, "warmup_steps", 0)) >= run.total_steps:

@@ -25,14 +25,14 @@ def run(**changes):
 @pytest.mark.parametrize(
     ("mini_batches", "sparse", "told"),
     [
-        ([[ROW] * 4], False, ["probe: 4 rows every 20 steps"]),
+        ([[ROW] * 4], False, ["probe: 4 row(s) every 20 steps"]),
         ([[ROW] * 4, [ROW] * 3], False, ["probe: 2 mini-batches of 3 to 4 rows in turn every 20 steps"]),
         ([[]], False, ["probe: no task has held-out samples, so the weighting has nothing to watch"]),
         (
             [[ROW]],
             True,
             [
-                "probe: 1 rows every 20 steps",
+                "probe: 1 row(s) every 20 steps",
                 "probe: to look at a row of every task every 20 steps would cost over 5 %",
             ],
         ),
