@@ -128,7 +128,7 @@ print("went on with", requests.take()[1])
 )
 def test_a_second_ctrl_c_stops_at_once_but_for_one_that_a_launcher_passed_on(pause, code, output, after_steps):
     program = [sys.executable, "-c", CTRL_C, after_steps, pause]
-    run = subprocess.run(program, capture_output=True, text=True, timeout=15)
+    run = subprocess.run(program, capture_output=True, text=True, timeout=120)
     assert run.returncode == code
     assert output in run.stdout + run.stderr
     assert "SIGINT: saving after this step, then stopping; Ctrl-C again stops at once" in run.stderr

@@ -146,12 +146,12 @@ with watchdog.watching(), watchdog.taking_steps():
         time.sleep(0.1)
         watchdog.beat()
     print("lives", flush=True)
-    time.sleep(30)
+    time.sleep(300)
 """
 
 
 def test_a_run_that_hangs_is_ended_with_the_stacks_of_where_it_is(tmp_path):
-    run = subprocess.run([sys.executable, "-c", HANGING, tmp_path], capture_output=True, text=True, timeout=25)
+    run = subprocess.run([sys.executable, "-c", HANGING, tmp_path], capture_output=True, text=True, timeout=120)
     assert run.returncode == 1
     assert run.stdout == "lives\n"
     assert "no rank has got on for 2 s. Missing: rank 0 " in run.stderr
