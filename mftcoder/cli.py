@@ -14,7 +14,6 @@ from mftcoder.errors import INTERRUPTED, MftcoderError, ReportedByMain, RunError
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0: done, 1: failed, 2: the input is at fault, 75 or 130: stopped by a signal."""
     arguments = make_parser().parse_args(argv)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes huge pages, which the system hands out sooner
     _quieten_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):  # data and file names can hold what its encoding cannot write
         sys.stdout.reconfigure(errors="backslashreplace")
