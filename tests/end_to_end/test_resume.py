@@ -115,6 +115,16 @@ def test_resume_without_a_checkpoint_starts_and_says_so(write_config, tmp_path):
     assert last_checkpoint(tmp_path / "new").name == "step-000002"
 
 
+def test_going_back_moves_later_checkpoints_aside_and_ends_as_before(write_config, tmp_path):
+    config, run = write_config("run", training__max_steps=6, training__save_steps=2), tmp_path / "run"
+    succeed("train", config)
+    before = losses_logged(run)
+    assert "step-000004, step-000006: moved to" in succeed("train", config, "--resume", "step-2")
+    assert {path.name for path in (run / "left-at-step-000002").iterdir()} == {"step-000004", "step-000006"}
+    assert last_checkpoint(run).name == "step-000006"
+    assert losses_logged(run) == before
+
+
 def test_a_checkpoint_with_a_changed_file_is_refused_and_named(write_config, tmp_path):
     config = write_config("bad", training__max_steps=2)
     succeed("train", config)
